@@ -1,0 +1,48 @@
+package bridge
+
+import (
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/event"
+)
+
+// checkLineage decides whether the streams in Redis may be continued from
+// where the slot stands. Watermark is the top of :commits, start the slot's confirmed
+// position. It returns the meta to record, or an error that says what
+// happened and what to do.
+//
+// The slot is only ever confirmed up to a watermark that is in :commits. So a slot
+// that is ahead of :commits means that entries are missing in between.
+func checkLineage(meta event.Meta, watermark uint64, source Source, start change.LSN) (event.Meta, error) {
+	if meta.IsZero() {
+		if watermark != 0 {
+			return meta, fatalf("Redis has streams of this pipeline but has lost %s: it cannot be told whether they belong to this Postgres\n"+
+				"  fix: restore it, or run `walrill adopt` to go on from now in a new epoch", "the :meta hash")
+		}
+		return event.Meta{System: source.SystemID, Timeline: source.Timeline}, nil
+	}
+	epoch, top := event.SplitClock(watermark)
+	if watermark == 0 {
+		epoch = meta.Epoch
+	}
+	switch {
+	case meta.System != source.SystemID:
+		return meta, fatalf("this is another Postgres: the streams in Redis come from system %s, source.url leads to system %s\n"+
+			"  fix: correct source.url, or run `walrill adopt` to let this system continue the streams in a new epoch", meta.System, source.SystemID)
+	case epoch > meta.Epoch:
+		return meta, fatalf("the streams are in epoch %d but :meta says %d\n  fix: run `walrill adopt`", epoch, meta.Epoch)
+	case epoch < meta.Epoch:
+		// Adopted: the new epoch starts wherever the slot stands.
+	case meta.Timeline != source.Timeline && start < change.LSN(top):
+		return meta, fatalf("Postgres is on timeline %d now (was %d) and the slot at %s is behind the streams at %s: what the new primary writes would collide with what is published\n"+
+			"  fix: if the new primary lacks nothing, let the slot catch up; otherwise run `walrill adopt` to accept its history in a new epoch",
+			source.Timeline, meta.Timeline, start, change.LSN(top))
+	case source.SlotCreated:
+		return meta, fatalf("the slot was gone and has been made anew at %s: changes since %s are not in the streams\n"+
+			"  fix: run `walrill adopt` to go on from here with that gap, in a new epoch", start, change.LSN(top))
+	case start > change.LSN(top):
+		return meta, fatalf("Redis has lost entries: Postgres was told that everything before %s is safe, the streams are complete up to %s only, and the slot cannot go back\n"+
+			"  fix: restore Redis from where they are, or run `walrill adopt` to go on from here with that gap, in a new epoch", start, change.LSN(top))
+	}
+	meta.Timeline = source.Timeline
+	return meta, nil
+}

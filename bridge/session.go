@@ -1,0 +1,272 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/event"
+)
+
+// session is one stretch of streaming: one replication connection, one
+// mapper, one publisher. Its methods run in one goroutine.
+type session struct {
+	bridge *Bridge
+	source Source
+	stream Stream
+	mapper Mapper
+	pub    Publisher
+	meta   event.Meta
+	known  map[*event.Stream]bool
+
+	kick    chan struct{} // the publisher finished something
+	waiting time.Time     // since when entries wait for a bigger batch
+	told    change.LSN    // last confirmed
+	seen    progress
+}
+
+// gather is how long entries wait for a fuller batch while a backlog is worked off.
+const gather = 2 * time.Millisecond
+
+// start connects the publisher and finds out where the streams stand. It must
+// come after the slot was acquired: only then does nobody else move them on.
+func (s *session) start(ctx, background context.Context) error {
+	var err error
+	epoch := func() uint8 { return s.meta.Epoch }
+	if s.pub, err = s.bridge.opts.NewPublisher(epoch, s.wake); err != nil {
+		return err
+	}
+	var watermark uint64
+	if err := s.meanwhile(func() (err error) { s.meta, watermark, err = s.pub.Connect(ctx); return err }); err != nil {
+		return err
+	}
+	if s.meta, err = checkLineage(s.meta, watermark, s.source, s.stream.Start()); err != nil {
+		return err
+	}
+	if s.mapper, err = s.bridge.opts.NewMapper(s.meta.Epoch); err != nil {
+		return err
+	}
+	s.meta.HTTP = s.bridge.opts.HTTP
+	s.known = map[*event.Stream]bool{}
+	if err := s.addStreams(ctx); err != nil {
+		return err
+	}
+	if err := s.meanwhile(func() error { return s.pub.SaveMeta(ctx, s.meta) }); err != nil {
+		return err
+	}
+	s.pub.Start(background)
+	// A baseline: from here on the streams are complete.
+	s.pub.Mark(s.clock(s.stream.Start()), time.Now())
+	s.bridge.status.attach(s.pub)
+	s.bridge.status.enter(StateStreaming, nil)
+	s.bridge.opts.Log.Info("streaming", "from", s.stream.Start(), "tables", len(s.source.Tables), "epoch", s.meta.Epoch)
+	return nil
+}
+
+// addStreams makes the streams of every table known to the publisher.
+func (s *session) addStreams(ctx context.Context) error {
+	for _, table := range s.source.Tables {
+		streams, err := s.mapper.Check(table)
+		if err != nil {
+			return fatal{err}
+		}
+		for _, stream := range streams {
+			if err := s.addStream(ctx, stream); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
+	if s.known[stream] {
+		return nil
+	}
+	if n, ok := s.meta.Streams[stream.Name]; ok && n != len(stream.Keys) {
+		return fatalf("stream %s has %d partitions in Redis, the configuration says %d: keys would change their partition and lose their order\n"+
+			"  fix: set partitions back to %d, or use a new stream name", stream.Name, n, len(stream.Keys), n)
+	}
+	if err := s.meanwhile(func() error { return s.pub.AddStream(ctx, stream) }); err != nil {
+		return err
+	}
+	if s.meta.Streams == nil {
+		s.meta.Streams = map[string]int{}
+	}
+	s.meta.Streams[stream.Name] = len(stream.Keys)
+	s.known[stream] = true
+	return nil
+}
+
+// meanwhile runs something that may take long and keeps the replication
+// connection alive.
+func (s *session) meanwhile(do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	ticker := time.NewTicker(beat)
+	defer ticker.Stop()
+	var beatErr error
+	for {
+		select {
+		case err := <-done:
+			return errors.Join(err, beatErr)
+		case <-ticker.C:
+			if beatErr == nil {
+				beatErr = s.stream.Beat()
+			}
+		}
+	}
+}
+
+const beat = 100 * time.Millisecond
+
+// wake is called by the publisher's goroutine.
+func (s *session) wake() {
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+	s.stream.Wake()
+}
+
+func (s *session) clock(lsn change.LSN) uint64 { return event.Clock(s.meta.Epoch, uint64(lsn)) }
+
+// run streams until ctx ends, then drains.
+func (s *session) run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, s.wake)
+	defer stop()
+	for ctx.Err() == nil {
+		if err := s.step(ctx); err != nil {
+			return err
+		}
+	}
+	return s.drain()
+}
+
+// step handles the next item.
+func (s *session) step(ctx context.Context) error {
+	item, err := s.stream.Next()
+	if err != nil {
+		return err
+	}
+	switch item.Kind {
+	case change.ItemChanges:
+		for i := range item.Changes {
+			if err := s.change(ctx, &item.Changes[i]); err != nil {
+				return err
+			}
+		}
+	case change.ItemBegin:
+		s.mapper.Begin(item.Tx)
+	case change.ItemCommit:
+		s.seen.transactions++
+		s.mark(item)
+	case change.ItemWatermark:
+		s.mark(item)
+	case change.ItemIdle:
+		return s.idle(item.Busy)
+	}
+	if s.pub.Full() {
+		return s.handOver(ctx)
+	}
+	return nil
+}
+
+func (s *session) mark(item *change.Item) {
+	s.pub.Mark(s.clock(item.Watermark), item.Time)
+	s.seen.received, s.seen.time = item.Watermark, item.Time
+}
+
+func (s *session) change(ctx context.Context, c *change.Change) error {
+	events, err := s.mapper.Map(c)
+	if err != nil {
+		return fatal{err}
+	}
+	s.seen.changes++
+	for i := range events {
+		if !s.known[events[i].Stream] {
+			if err := s.newStream(ctx, events[i].Stream); err != nil {
+				return err
+			}
+		}
+		s.pub.Append(&events[i])
+	}
+	return nil
+}
+
+// newStream is for a stream that first shows itself in the middle of things.
+func (s *session) newStream(ctx context.Context, stream *event.Stream) error {
+	if err := s.addStream(ctx, stream); err != nil {
+		return err
+	}
+	return s.meanwhile(func() error { return s.pub.SaveMeta(ctx, s.meta) })
+}
+
+// idle is called whenever the network has to be waited for: what has
+// gathered goes out, unless a backlog promises a fuller batch in a moment.
+func (s *session) idle(busy bool) error {
+	if s.pub.Pending() {
+		now := time.Now()
+		if s.waiting.IsZero() {
+			s.waiting = now
+		}
+		if !busy || now.Sub(s.waiting) > gather {
+			s.offer()
+		}
+	}
+	return s.confirm()
+}
+
+func (s *session) offer() bool {
+	if !s.pub.Offer() {
+		return false
+	}
+	s.waiting = time.Time{}
+	return true
+}
+
+// handOver waits until the publisher takes the full batch. Postgres is not
+// read meanwhile, but hears from us.
+func (s *session) handOver(ctx context.Context) error {
+	ticker := time.NewTicker(beat)
+	defer ticker.Stop()
+	for !s.offer() {
+		select {
+		case <-s.kick:
+		case <-ticker.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := errors.Join(s.confirm(), s.stream.Beat()); err != nil {
+			return err
+		}
+	}
+	return s.confirm()
+}
+
+// confirm tells Postgres what has become durable.
+func (s *session) confirm() error {
+	s.bridge.status.progress(s.seen)
+	if err := s.pub.Err(); err != nil {
+		return err
+	}
+	epoch, lsn := event.SplitClock(s.pub.Durable())
+	if durable := change.LSN(lsn); epoch == s.meta.Epoch && durable > s.told {
+		s.told = durable
+		s.stream.Confirm(durable)
+	}
+	return nil
+}
+
+// drain finishes what is in flight.
+func (s *session) drain() error {
+	s.bridge.status.enter(StateStopping, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), s.bridge.opts.StopTimeout)
+	defer cancel()
+	if err := s.meanwhile(func() error { return s.pub.Drain(ctx) }); err != nil {
+		return fmt.Errorf("stop: Redis did not take everything within %s; nothing is lost, the next start sends it: %w", s.bridge.opts.StopTimeout, err)
+	}
+	return s.confirm()
+}

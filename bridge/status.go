@@ -1,0 +1,95 @@
+package bridge
+
+import (
+	"sync"
+	"time"
+
+	"github.com/walrill/walrill/change"
+)
+
+// State is what a pipeline is doing.
+type State string
+
+const (
+	StateConnecting State = "connecting"
+	StateStandby    State = "standby" // another instance streams
+	StateStreaming  State = "streaming"
+	StateRetrying   State = "retrying" // Postgres cannot be reached, or the connection broke
+	StateStopping   State = "stopping"
+	StateStopped    State = "stopped"
+	StateFailed     State = "failed"
+)
+
+// Status is what a bridge knows of itself.
+type Status struct {
+	State        State      `json:"state"`
+	Since        time.Time  `json:"since"`
+	Error        string     `json:"error,omitempty"` // why it is not streaming
+	Received     change.LSN `json:"-"`               // watermark that Postgres has sent
+	ReceivedAt   time.Time  `json:"-"`               // the server's time of it
+	Changes      uint64     `json:"changes"`         // since the process started
+	Transactions uint64     `json:"transactions"`
+	Publisher    Publisher  `json:"-"` // of the present session; nil when there is none
+}
+
+// progress is counted by the run loop without locks and copied to the
+// tracker when it waits anyway.
+type progress struct {
+	received     change.LSN
+	time         time.Time
+	changes      uint64
+	transactions uint64
+}
+
+type tracker struct {
+	mu     sync.Mutex
+	status Status
+	before progress // counted by earlier sessions
+	now    progress
+}
+
+func (t *tracker) enter(state State, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.status.State != state {
+		t.status.Since = time.Now()
+	}
+	t.status.State, t.status.Error = state, ""
+	if err != nil {
+		t.status.Error = err.Error()
+	}
+}
+
+func (t *tracker) attach(p Publisher) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.status.Publisher = p
+}
+
+// detach ends a session: what it counted is kept.
+func (t *tracker) detach() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.status.Publisher = nil
+	t.before.changes += t.now.changes
+	t.before.transactions += t.now.transactions
+	t.now = progress{}
+}
+
+func (t *tracker) progress(p progress) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.now = p
+	t.status.Received, t.status.ReceivedAt = p.received, p.time
+}
+
+// Status is a snapshot; any goroutine may ask for it.
+func (b *Bridge) Status() Status {
+	t := &b.status
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.status
+	s.Changes = t.before.changes + t.now.changes
+	s.Transactions = t.before.transactions + t.now.transactions
+	return s
+}

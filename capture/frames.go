@@ -1,0 +1,150 @@
+package capture
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// frameConn reads a Postgres connection message by message, in place.
+//
+// Until replication starts, pgconn reads through Read, which never hands out
+// bytes beyond the message that pgconn is in the middle of. So nothing of the
+// replication stream is ever left in a buffer of pgconn's, and next can take
+// over with the first message that follows CopyBothResponse.
+//
+// The server's cost of waking a sleeping reader dominates small messages, so
+// under a backlog fill lets bytes gather for a moment before it reads.
+type frameConn struct {
+	net.Conn
+	buf    []byte
+	rp, wp int
+	rest   int // bytes of the current message that Read has not handed out
+
+	streak int // small reads in a row that did not have to wait
+}
+
+const (
+	frameBuffer    = 128 << 10
+	frameHeader    = 5          // type byte and a length that counts itself
+	maxFrame       = 1<<30 + 64 // Postgres's own limit of a message
+	smallRead      = 32 << 10   // less than this is worth waiting for more
+	backlogStreak  = 24         // small quick reads that make a backlog; a few transactions' worth
+	gatherTime     = 200 * time.Microsecond
+	idleAfter      = 1500 * time.Microsecond // a read that waited so long ends a backlog
+	keepBufferSize = 1 << 20                 // a buffer grown beyond this by a huge row is given back
+)
+
+func newFrameConn(c net.Conn) *frameConn {
+	return &frameConn{Conn: c, buf: make([]byte, frameBuffer)}
+}
+
+// Read implements net.Conn for the time before replication starts.
+func (f *frameConn) Read(p []byte) (int, error) {
+	if f.rest == 0 {
+		for f.wp-f.rp < frameHeader {
+			// The answer to an SSL request is a lone byte, but it is read before this wrapper is put in place.
+			if err := f.fill(); err != nil {
+				return 0, err
+			}
+		}
+		n, err := f.frameLength()
+		if err != nil {
+			return 0, err
+		}
+		f.rest = n
+	}
+	if f.wp == f.rp {
+		if err := f.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p[:min(len(p), f.rest)], f.buf[f.rp:f.wp])
+	f.rp += n
+	f.rest -= n
+	return n, nil
+}
+
+// next returns the next whole message if it is buffered. The body is valid
+// until the next fill.
+func (f *frameConn) next() (kind byte, body []byte, ok bool, err error) {
+	if f.wp-f.rp < frameHeader {
+		return 0, nil, false, nil
+	}
+	n, err := f.frameLength()
+	if err != nil || f.wp-f.rp < n {
+		return 0, nil, false, err
+	}
+	kind, body = f.buf[f.rp], f.buf[f.rp+frameHeader:f.rp+n]
+	f.rp += n
+	return kind, body, true, nil
+}
+
+// frameLength is the whole length of the message at rp, whose header is buffered.
+func (f *frameConn) frameLength() (int, error) {
+	n := int(binary.BigEndian.Uint32(f.buf[f.rp+1:])) + 1
+	if n < frameHeader || n > maxFrame {
+		return 0, fmt.Errorf("read from Postgres: message %q of %d bytes: the connection is out of step", f.buf[f.rp], n)
+	}
+	return n, nil
+}
+
+// fill reads once from the network. A timeout leaves everything as it was.
+func (f *frameConn) fill() error {
+	if err := f.makeRoom(); err != nil {
+		return err
+	}
+	if f.busy() {
+		time.Sleep(gatherTime)
+	}
+	start := time.Now()
+	n, err := f.Conn.Read(f.buf[f.wp:])
+	f.wp += n
+	f.measure(n, time.Since(start))
+	if n > 0 {
+		return nil
+	}
+	if err == nil {
+		return io.ErrNoProgress
+	}
+	return err
+}
+
+// measure keeps the streak: many small reads that found their bytes waiting
+// are a backlog, one that had to wait is the end of it.
+func (f *frameConn) measure(n int, waited time.Duration) {
+	switch {
+	case n == 0 || waited > idleAfter:
+		f.streak = 0
+	case n < smallRead && f.streak < 2*backlogStreak:
+		f.streak++
+	}
+}
+
+// busy reports whether a backlog is being worked off in small reads.
+func (f *frameConn) busy() bool { return f.streak >= backlogStreak }
+
+// makeRoom moves what is unread to the front and sees to it that the message
+// at the front fits.
+func (f *frameConn) makeRoom() error {
+	if f.rp > 0 {
+		f.wp = copy(f.buf, f.buf[f.rp:f.wp])
+		f.rp = 0
+	}
+	want := frameBuffer
+	if f.wp >= frameHeader {
+		n, err := f.frameLength()
+		if err != nil {
+			return err
+		}
+		want = max(want, n)
+	}
+	if len(f.buf) < want || len(f.buf) > keepBufferSize && want <= keepBufferSize && f.wp <= want {
+		grown := make([]byte, want)
+		copy(grown, f.buf[:f.wp])
+		f.buf = grown
+	}
+	return nil
+}

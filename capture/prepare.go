@@ -1,0 +1,76 @@
+package capture
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const oldestVersion = 140000
+
+// Prepare checks that Postgres is fit, and creates the publication and the
+// slot or brings them up to date. It can be called again at any time.
+func (s *Source) Prepare(ctx context.Context) (Info, error) {
+	var info Info
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return info, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it did is committed
+	if err := s.checkServer(ctx, conn); err != nil {
+		return info, err
+	}
+	if info.SystemID, info.Timeline, err = s.identify(ctx); err != nil {
+		return info, err
+	}
+	if info.Tables, err = s.wantedTables(ctx, conn); err != nil {
+		return info, err
+	}
+	// The publication first: the slot must not start where it does not exist yet.
+	if err := s.ensurePublication(ctx, conn, info.Tables); err != nil {
+		return info, err
+	}
+	state, created, err := s.ensureSlot(ctx, conn)
+	if err != nil {
+		return info, err
+	}
+	info.Confirmed, info.SlotCreated = state.Confirmed, created
+	return info, nil
+}
+
+func (s *Source) checkServer(ctx context.Context, conn *pgx.Conn) error {
+	version, err := serverVersion(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if version < oldestVersion {
+		return &SetupError{Problem: fmt.Sprintf("Postgres %d is too old", version/10000), Fix: "upgrade to Postgres 14 or later"}
+	}
+	var walLevel string
+	var inRecovery, mayReplicate bool
+	err = conn.QueryRow(ctx, `SELECT current_setting('wal_level'), pg_is_in_recovery(),
+		(SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user)`).
+		Scan(&walLevel, &inRecovery, &mayReplicate)
+	switch {
+	case err != nil:
+		return fmt.Errorf("check Postgres: %w", err)
+	case walLevel != "logical":
+		return &SetupError{Problem: "wal_level is " + walLevel + ", it must be logical",
+			Fix: "ALTER SYSTEM SET wal_level = logical; and restart Postgres"}
+	case inRecovery:
+		// Not a SetupError: it may be promoted, or the name may soon point to the new primary.
+		return fmt.Errorf("connect to Postgres: the server is a standby; with several hosts in source.url add target_session_attrs=read-write")
+	case !mayReplicate:
+		return &SetupError{Problem: "the role in source.url may not replicate", Fix: fmt.Sprintf("ALTER ROLE %s REPLICATION;", quote(conn.Config().User))}
+	}
+	return nil
+}
+
+func serverVersion(ctx context.Context, conn *pgx.Conn) (int, error) {
+	var version int
+	if err := conn.QueryRow(ctx, `SELECT current_setting('server_version_num')::int`).Scan(&version); err != nil {
+		return 0, fmt.Errorf("read the server's version: %w", err)
+	}
+	return version, nil
+}

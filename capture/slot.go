@@ -1,0 +1,178 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walrill/walrill/change"
+)
+
+// SlotState is what Postgres says of the slot.
+type SlotState struct {
+	Plugin    string
+	Database  string
+	ActivePID int32      // 0 when nobody streams from it
+	Confirmed change.LSN // confirmed_flush_lsn
+	Restart   change.LSN // restart_lsn: WAL from here on is kept
+	WALStatus string     // reserved, extended, unreserved, lost
+	SafeBytes int64      // safe_wal_size: WAL that may still be written before the slot is in danger; -1 without a limit
+	Current   change.LSN // pg_current_wal_lsn()
+}
+
+// RetainedBytes is how much WAL the slot makes Postgres keep.
+func (s SlotState) RetainedBytes() int64 {
+	if s.Restart == 0 || s.Current < s.Restart {
+		return 0
+	}
+	return int64(s.Current - s.Restart)
+}
+
+// LagBytes is how much WAL lies behind the confirmed position.
+func (s SlotState) LagBytes() int64 {
+	if s.Current < s.Confirmed {
+		return 0
+	}
+	return int64(s.Current - s.Confirmed)
+}
+
+var errNoSlot = errors.New("the slot does not exist")
+
+// readSlot returns errNoSlot when there is none of that name.
+func readSlot(ctx context.Context, conn *pgx.Conn, slot string) (SlotState, error) {
+	var s SlotState
+	var confirmed, restart, current string
+	err := conn.QueryRow(ctx, `
+		SELECT coalesce(plugin, ''), coalesce(database, ''), coalesce(active_pid, 0),
+		       coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(restart_lsn, '0/0')::text,
+		       coalesce(wal_status, ''), coalesce(safe_wal_size, -1),
+		       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text
+		FROM pg_replication_slots WHERE slot_name = $1`, slot).
+		Scan(&s.Plugin, &s.Database, &s.ActivePID, &confirmed, &restart, &s.WALStatus, &s.SafeBytes, &current)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return s, errNoSlot
+	}
+	if err != nil {
+		return s, fmt.Errorf("read slot %s: %w", slot, err)
+	}
+	var errs [3]error
+	s.Confirmed, errs[0] = change.ParseLSN(confirmed)
+	s.Restart, errs[1] = change.ParseLSN(restart)
+	s.Current, errs[2] = change.ParseLSN(current)
+	if err := errors.Join(errs[:]...); err != nil {
+		return s, fmt.Errorf("read slot %s: %w", slot, err)
+	}
+	return s, nil
+}
+
+// Slot reads the slot's state over a connection of its own.
+func (s *Source) Slot(ctx context.Context) (SlotState, error) {
+	conn, err := s.connect(ctx)
+	if err != nil {
+		return SlotState{}, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it only read
+	return readSlot(ctx, conn, s.opts.Slot)
+}
+
+// WatchSlot calls see with the slot's state now and after every interval,
+// until ctx ends. It keeps one connection and opens another when that breaks.
+func (s *Source) WatchSlot(ctx context.Context, interval time.Duration, see func(SlotState, error)) {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	var conn *pgx.Conn
+	for {
+		state, err := s.watchOnce(ctx, &conn)
+		if ctx.Err() == nil {
+			see(state, err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			if conn != nil {
+				_ = conn.Close(context.WithoutCancel(ctx)) // it only read
+			}
+			return
+		}
+	}
+}
+
+func (s *Source) watchOnce(ctx context.Context, conn **pgx.Conn) (SlotState, error) {
+	if *conn == nil || (*conn).IsClosed() {
+		c, err := s.connect(ctx)
+		if err != nil {
+			*conn = nil
+			return SlotState{}, err
+		}
+		*conn = c
+	}
+	return readSlot(ctx, *conn, s.opts.Slot)
+}
+
+// ensureSlot makes the slot when it is missing and says whether it did.
+func (s *Source) ensureSlot(ctx context.Context, conn *pgx.Conn) (SlotState, bool, error) {
+	state, err := readSlot(ctx, conn, s.opts.Slot)
+	created := false
+	if errors.Is(err, errNoSlot) {
+		if created, err = s.createSlot(ctx, conn); err != nil {
+			return state, false, err
+		}
+		state, err = readSlot(ctx, conn, s.opts.Slot)
+	}
+	if err != nil {
+		return state, created, err
+	}
+	if state.WALStatus == "lost" {
+		return state, created, s.lost(nil)
+	}
+	var database string
+	if err := conn.QueryRow(ctx, `SELECT current_database()`).Scan(&database); err != nil {
+		return state, created, fmt.Errorf("read the database's name: %w", err)
+	}
+	if state.Plugin != "pgoutput" || state.Database != database {
+		return state, created, &SetupError{
+			Problem: fmt.Sprintf("slot %s belongs to something else: plugin %q, database %q", s.opts.Slot, state.Plugin, state.Database),
+			Fix:     "set source.slot to another name"}
+	}
+	return state, created, nil
+}
+
+// createSlot waits for the transactions that are running to end: a slot can
+// only start where none is open.
+func (s *Source) createSlot(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	s.opts.Log.Info("creating the slot; this waits for transactions that are open now", "slot", s.opts.Slot)
+	version, err := serverVersion(ctx, conn)
+	if err != nil {
+		return false, err
+	}
+	sql := `SELECT pg_create_logical_replication_slot($1, 'pgoutput', false, false)`
+	if version >= 170000 {
+		sql = `SELECT pg_create_logical_replication_slot($1, 'pgoutput', false, false, true)` // failover
+	}
+	_, err = conn.Exec(ctx, sql, s.opts.Slot)
+	switch pgCode(err) {
+	case codeDuplicateObject: // another instance was quicker
+		return false, nil
+	case codeInsufficientPrivilege:
+		return false, &SetupError{Problem: "cannot create slot " + s.opts.Slot, Err: err, Fix: "ALTER ROLE <role> REPLICATION;"}
+	case codeConfigurationLimit:
+		return false, &SetupError{Problem: "cannot create slot " + s.opts.Slot, Err: err,
+			Fix: "raise max_replication_slots in postgresql.conf and restart Postgres, or drop slots that nobody uses"}
+	}
+	if err != nil {
+		return false, fmt.Errorf("create slot %s: %w", s.opts.Slot, err)
+	}
+	return true, nil
+}
+
+// lost describes a slot whose changes are gone.
+func (s *Source) lost(err error) error {
+	return &SetupError{
+		Problem: fmt.Sprintf("slot %s is lost: Postgres has removed WAL that it needed, so changes are missing from the streams", s.opts.Slot),
+		Err:     err,
+		Fix: fmt.Sprintf("drop it (SELECT pg_drop_replication_slot(%s);) and run `walrill adopt` to go on from now with a gap; raise max_slot_wal_keep_size against the next time",
+			literal(s.opts.Slot))}
+}

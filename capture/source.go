@@ -1,0 +1,192 @@
+// Package capture turns what Postgres's logical replication says into
+// changes. It owns the connections to Postgres, the slot and the publication,
+// and the position that is confirmed. It knows nothing of events, streams or
+// Redis.
+package capture
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walrill/walrill/change"
+)
+
+// Options are what a Source needs to know.
+type Options struct {
+	URL          string // of an ordinary connection; postgres://… or keyword/value
+	Pipeline     string
+	Slot         string
+	Publication  string
+	ReplayWindow time.Duration // hold the confirmed position back by this long
+	// Wanted says whether a table is to be captured; an error says why it
+	// cannot be, and how that is mended.
+	Wanted func(*change.Relation) (bool, error)
+	Log    *slog.Logger
+}
+
+// Source is a Postgres database that changes are captured from.
+type Source struct {
+	opts   Options
+	config *pgx.ConnConfig
+}
+
+// Info is what Prepare found.
+type Info struct {
+	SystemID    string
+	Timeline    int32
+	Confirmed   change.LSN // the slot's confirmed_flush_lsn
+	SlotCreated bool       // the slot was missing and was made now
+	Tables      []*change.Relation
+}
+
+// NewSource reads the connection string. It does not connect.
+func NewSource(opts Options) (*Source, error) {
+	config, err := pgx.ParseConfig(opts.URL)
+	if err != nil {
+		return nil, fmt.Errorf("source.url: %w", err)
+	}
+	// Values must come as the JSON encoding expects them, and our own small
+	// commits must not wait for a synchronous standby that may not answer.
+	for name, value := range map[string]string{
+		"client_encoding": "UTF8", "timezone": "UTC", "datestyle": "ISO", "intervalstyle": "postgres",
+		"extra_float_digits": "1", "bytea_output": "hex", "synchronous_commit": "local",
+		"statement_timeout": "0", "idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0",
+	} {
+		config.RuntimeParams[name] = value
+	}
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "walrill " + opts.Pipeline
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = 10 * time.Second
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec // no prepared statements: safe behind a pooler and across restarts
+	return &Source{opts: opts, config: config}, nil
+}
+
+// connect opens an ordinary connection. The caller closes it.
+func (s *Source) connect(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := pgx.ConnectConfig(ctx, s.config.Copy())
+	if err != nil {
+		return nil, setupError(fmt.Errorf("connect to Postgres: %w", err), &s.opts)
+	}
+	return conn, nil
+}
+
+// connectReplication opens a replication connection that is read message by message.
+func (s *Source) connectReplication(ctx context.Context) (*pgconn.PgConn, *frameConn, error) {
+	config := s.config.Config.Copy()
+	config.RuntimeParams["replication"] = "database"
+	var frames *frameConn
+	config.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, c net.Conn) (net.Conn, error) {
+		frames = newFrameConn(c)
+		return frames, nil
+	}
+	conn, err := pgconn.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, nil, setupError(fmt.Errorf("connect to Postgres for replication: %w", err), &s.opts)
+	}
+	return conn, frames, nil
+}
+
+// identify asks which cluster this is.
+func (s *Source) identify(ctx context.Context) (systemID string, timeline int32, err error) {
+	conn, _, err := s.connectReplication(ctx)
+	if err != nil {
+		return "", 0, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it only asked
+	id, err := pglogrepl.IdentifySystem(ctx, conn)
+	if err != nil {
+		return "", 0, fmt.Errorf("identify Postgres: %w", err)
+	}
+	return id.SystemID, id.Timeline, nil
+}
+
+// Open starts streaming from the slot's confirmed position. It returns a
+// *SlotBusyError while another process has the slot, and a *SetupError when
+// the slot cannot be used any more.
+func (s *Source) Open(ctx context.Context) (*Stream, error) {
+	catalog, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stream := &Stream{catalog: catalog, heard: time.Now()}
+	if err := s.start(ctx, stream); err != nil {
+		_ = catalog.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
+		return nil, err
+	}
+	return stream, nil
+}
+
+func (s *Source) start(ctx context.Context, stream *Stream) (err error) {
+	interval, err := reportInterval(ctx, stream.catalog)
+	if err != nil {
+		return err
+	}
+	stream.ledger = ledger{interval: interval, window: s.opts.ReplayWindow, at: time.Now()}
+	types := newTypeCatalogue()
+	stream.decoder = newDecoder(func(rel *change.Relation, oids []uint32) error {
+		return describe(ctx, stream.catalog, types, rel, oids)
+	})
+	if stream.conn, stream.frames, err = s.connectReplication(ctx); err != nil {
+		return err
+	}
+	err = pglogrepl.StartReplication(ctx, stream.conn, quote(s.opts.Slot), 0, pglogrepl.StartReplicationOptions{
+		Mode:       pglogrepl.LogicalReplication,
+		PluginArgs: []string{"proto_version '1'", "publication_names " + literal(quote(s.opts.Publication)), "messages 'true'"},
+	})
+	if err == nil {
+		err = s.confirmed(ctx, stream)
+	}
+	if err != nil {
+		_ = stream.conn.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
+		return s.startError(err)
+	}
+	return nil
+}
+
+// confirmed reads where the slot starts, now that nobody else can move it.
+func (s *Source) confirmed(ctx context.Context, stream *Stream) error {
+	state, err := readSlot(ctx, stream.catalog, s.opts.Slot)
+	if err != nil {
+		return err
+	}
+	stream.start = state.Confirmed
+	stream.ledger.durable = state.Confirmed
+	return nil
+}
+
+func (s *Source) startError(err error) error {
+	if code := pgCode(err); code == codeObjectNotInState || code == codeUndefinedObject {
+		return s.lost(err)
+	}
+	return setupError(fmt.Errorf("start replication from slot %s: %w", s.opts.Slot, err), &s.opts)
+}
+
+// reportInterval is how often the server wants to hear from us at least: a
+// third of wal_sender_timeout, and no more than ten seconds.
+func reportInterval(ctx context.Context, conn *pgx.Conn) (time.Duration, error) {
+	var ms int64
+	err := conn.QueryRow(ctx, `SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'`).Scan(&ms)
+	if err != nil {
+		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
+	}
+	interval := 10 * time.Second
+	if ms > 0 {
+		interval = min(interval, time.Duration(ms)*time.Millisecond/3)
+	}
+	return interval, nil
+}
+
+func quote(name string) string { return pgx.Identifier{name}.Sanitize() }
+
+func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

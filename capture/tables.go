@@ -1,0 +1,122 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walrill/walrill/change"
+)
+
+// table is a relation as the catalogue shows it now.
+type table struct {
+	*change.Relation
+	root uint32 // of a partition: the topmost partitioned table; else 0
+}
+
+// wantedTables lists the tables that the mapping wants, sorted by name. A
+// partition is left out when its root is wanted: the root publishes for it.
+func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) ([]*change.Relation, error) {
+	tables, err := readTables(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	var wanted []table
+	published := map[uint32]bool{}
+	var problems []error
+	for _, t := range tables {
+		ok, err := s.opts.Wanted(t.Relation)
+		if err != nil {
+			problems = append(problems, err)
+		}
+		if ok {
+			wanted = append(wanted, t)
+			published[t.OID] = true
+		}
+	}
+	if len(problems) > 0 {
+		return nil, &SetupError{Problem: "the mapping does not fit the tables", Err: errors.Join(problems...)}
+	}
+	var relations []*change.Relation
+	for _, t := range wanted {
+		if !published[t.root] {
+			relations = append(relations, t.Relation)
+		}
+	}
+	return relations, nil
+}
+
+// readTables reads every permanent table of the database with its columns, in
+// the order of their names. Postgres's own and walrill's are left out.
+func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
+	rows, err := conn.Query(ctx, `
+		SELECT c.oid, n.nspname, c.relname, c.relreplident::text,
+		       CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid ELSE 0::oid END,
+		       ARRAY(SELECT a.attname::text FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
+		             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num
+		             WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.pos),
+		       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
+		       ARRAY(SELECT c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
+		                    AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))
+		             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum)
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
+		  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walrill') AND n.nspname NOT LIKE 'pg\_%'
+		ORDER BY n.nspname, c.relname`)
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (table, error) {
+		rel := &change.Relation{}
+		t := table{Relation: rel}
+		var identity string
+		var names []string
+		var keys []bool
+		err := row.Scan(&rel.OID, &rel.Namespace, &rel.Name, &identity, &t.root, &rel.PrimaryKey, &names, &keys)
+		if err != nil {
+			return t, err
+		}
+		rel.Identity = change.Identity(identity[0])
+		for i, name := range names {
+			rel.Columns = append(rel.Columns, change.Column{Name: name, Key: keys[i]})
+		}
+		return t, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list tables: %w", err)
+	}
+	return tables, nil
+}
+
+// describe completes a relation that the stream announced: its columns' types, and its
+// primary key, which is not in the message under REPLICA IDENTITY FULL.
+func describe(ctx context.Context, conn *pgx.Conn, types *typeCatalogue, rel *change.Relation, oids []uint32) error {
+	if err := types.resolve(ctx, conn, oids); err != nil {
+		return err
+	}
+	for i, oid := range oids {
+		rel.Columns[i].Type = types.lookup(oid)
+	}
+	rows, err := conn.Query(ctx, `
+		SELECT a.attname::text FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
+		WHERE i.indrelid = $1 AND i.indisprimary ORDER BY k.pos`, rel.OID)
+	if err != nil {
+		return fmt.Errorf("read primary key: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("read primary key: %w", err)
+	}
+	for _, name := range names {
+		if rel.Column(name) < 0 {
+			return nil // not all of it is published: no key to go by
+		}
+	}
+	rel.PrimaryKey = names
+	return nil
+}

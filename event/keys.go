@@ -1,0 +1,15 @@
+package event
+
+import "strconv"
+
+func partitionKey(stream string, i int) string { return stream + ":" + strconv.Itoa(i) }
+
+// MetaKey is the hash of what the pipeline knows of its source: system
+// identifier, timeline, epoch. All control keys share one hash tag, so that
+// they live in one slot of a Redis Cluster.
+func MetaKey(pipeline string) string { return controlKey(pipeline, "meta") }
+
+// CommitsKey is the stream of watermarks: ID <watermark>-0, fields time and events.
+func CommitsKey(pipeline string) string { return controlKey(pipeline, "commits") }
+
+func controlKey(pipeline, what string) string { return "walrill:{" + pipeline + "}:" + what }

@@ -1,0 +1,66 @@
+package web
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// collector turns a report into metrics at each scrape.
+type collector struct{ report func() Report }
+
+type metric struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(Report) float64
+}
+
+func gauge(name, help string, value func(Report) float64) metric {
+	return metric{prometheus.NewDesc("walrill_"+name, help, nil, nil), prometheus.GaugeValue, value}
+}
+
+func counter(name, help string, value func(Report) float64) metric {
+	return metric{prometheus.NewDesc("walrill_"+name, help, nil, nil), prometheus.CounterValue, value}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+var metrics = []metric{
+	gauge("streaming", "1 while changes are read from Postgres.", func(r Report) float64 { return truth(r.State == "streaming") }),
+	gauge("standby", "1 while another instance has the slot.", func(r Report) float64 { return truth(r.State == "standby") }),
+	gauge("lag_bytes", "WAL between the confirmed position and the end.", func(r Report) float64 { return float64(r.Source.LagBytes) }),
+	gauge("lag_seconds", "Age of the confirmed position, 0 when nothing is missing.", func(r Report) float64 { return r.Source.LagSeconds }),
+	gauge("retained_wal_bytes", "WAL that the slot makes Postgres keep.", func(r Report) float64 { return float64(r.Source.RetainedBytes) }),
+	gauge("safe_wal_bytes", "WAL that may still be written before the slot is in danger, -1 without a limit.", func(r Report) float64 { return float64(r.Source.SafeBytes) }),
+	counter("changes_total", "Changes read from Postgres.", func(r Report) float64 { return float64(r.Source.Changes) }),
+	counter("transactions_total", "Transactions read from Postgres.", func(r Report) float64 { return float64(r.Source.Transactions) }),
+	counter("entries_total", "Entries published to Redis.", func(r Report) float64 { return float64(r.Sink.Entries) }),
+	counter("duplicates_total", "Entries that were in Redis already.", func(r Report) float64 { return float64(r.Sink.Duplicates) }),
+	counter("batches_total", "Batches that Redis acknowledged.", func(r Report) float64 { return float64(r.Sink.Batches) }),
+	counter("published_bytes_total", "Bytes sent to Redis.", func(r Report) float64 { return float64(r.Sink.Bytes) }),
+	gauge("batch_entries", "Entries of the last batch.", func(r Report) float64 { return float64(r.Sink.BatchEntries) }),
+	gauge("ack_seconds", "How long Redis took for the last batch.", func(r Report) float64 { return r.Sink.AckSeconds }),
+	gauge("redis_ok", "1 while Redis takes entries.", func(r Report) float64 { return truth(r.Sink.ErrorKind == "") }),
+}
+
+var redisErrors = prometheus.NewDesc("walrill_redis_errors_total", "Errors of Redis by kind.", []string{"kind"}, nil)
+
+// Describe implements prometheus.Collector.
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, m := range metrics {
+		ch <- m.desc
+	}
+	ch <- redisErrors
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	r := c.report()
+	for _, m := range metrics {
+		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(r))
+	}
+	for kind, n := range r.Sink.Errors {
+		ch <- prometheus.MustNewConstMetric(redisErrors, prometheus.CounterValue, float64(n), kind)
+	}
+}

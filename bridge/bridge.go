@@ -63,7 +63,7 @@ type Options struct {
 	Prepare      func(context.Context) (Source, error)
 	Open         func(context.Context) (Stream, error)
 	NewMapper    func(epoch uint8) (Mapper, error)
-	NewPublisher func(epoch func() uint8, wake func()) (Publisher, error)
+	NewPublisher func(wake func()) (Publisher, error)
 	HTTP         string // the daemon's own address, for :meta
 	StopTimeout  time.Duration
 	Log          *slog.Logger

@@ -34,8 +34,7 @@ const gather = 2 * time.Millisecond
 // come after the slot was acquired: only then does nobody else move them on.
 func (s *session) start(ctx, background context.Context) error {
 	var err error
-	epoch := func() uint8 { return s.meta.Epoch }
-	if s.pub, err = s.bridge.opts.NewPublisher(epoch, s.wake); err != nil {
+	if s.pub, err = s.bridge.opts.NewPublisher(s.wake); err != nil {
 		return err
 	}
 	var watermark uint64

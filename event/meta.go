@@ -1,14 +1,86 @@
 package event
 
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
 // Meta is the :meta hash: what a pipeline knows of where its events come
 // from. The zero Meta means that the pipeline is new to this Redis.
 type Meta struct {
 	System   string // Postgres's system identifier
 	Timeline int32
 	Epoch    uint8
-	HTTP     string         // where the running daemon answers; empty when it does not
+	HTTP     string         // where the daemon that wrote last answers; empty when it does not
 	Streams  map[string]int // partitions of each stream, by name
 }
 
+// The fields of the hash.
+const (
+	metaSystem     = "system"
+	metaTimeline   = "timeline"
+	metaEpoch      = "epoch"
+	metaHTTP       = "http"
+	metaPartitions = "partitions:" // and the stream's name
+)
+
+// PartitionsField is the field of the hash that holds how many partitions a stream has.
+func PartitionsField(stream string) string { return metaPartitions + stream }
+
 // IsZero reports whether nothing is recorded yet.
 func (m Meta) IsZero() bool { return m.System == "" }
+
+// Fields are the hash's fields and values.
+func (m Meta) Fields() map[string]string {
+	fields := map[string]string{
+		metaSystem:   m.System,
+		metaTimeline: strconv.FormatInt(int64(m.Timeline), 10),
+		metaEpoch:    strconv.FormatUint(uint64(m.Epoch), 10),
+		metaHTTP:     m.HTTP,
+	}
+	for stream, n := range m.Streams {
+		fields[PartitionsField(stream)] = strconv.Itoa(n)
+	}
+	return fields
+}
+
+// ParseMeta is the inverse of Fields. Fields that it does not know are left out.
+func ParseMeta(fields map[string]string) (Meta, error) {
+	m := Meta{System: fields[metaSystem], HTTP: fields[metaHTTP]}
+	number := func(field string, bits int) (int64, error) {
+		text, ok := fields[field]
+		if !ok {
+			return 0, nil
+		}
+		n, err := strconv.ParseInt(text, 10, bits)
+		if err != nil || n < 0 {
+			return 0, fmt.Errorf("field %s of :meta: %q is not a number that can be", field, text)
+		}
+		return n, nil
+	}
+	timeline, err := number(metaTimeline, 32)
+	if err != nil {
+		return m, err
+	}
+	epoch, err := number(metaEpoch, 9)
+	if err != nil {
+		return m, err
+	}
+	m.Timeline, m.Epoch = int32(timeline), uint8(epoch)
+	for field := range fields {
+		stream, ok := strings.CutPrefix(field, metaPartitions)
+		if !ok {
+			continue
+		}
+		n, err := number(field, 32)
+		if err != nil {
+			return m, err
+		}
+		if m.Streams == nil {
+			m.Streams = map[string]int{}
+		}
+		m.Streams[stream] = int(n)
+	}
+	return m, nil
+}

@@ -27,60 +27,120 @@ const TimeFormat = "2006-01-02T15:04:05.000000Z07:00"
 
 // AppendEntry appends the arguments of one XADD after its command name: key,
 // ID and the fields in their order, each as a RESP bulk string. It returns
-// the extended buffer and the number of arguments appended.
+// the extended buffer and the number of arguments appended. It allocates
+// nothing beyond the buffer.
 func AppendEntry(dst []byte, e *Event) ([]byte, int) {
-	var scratch [48]byte
 	dst = AppendBulkString(dst, e.Stream.Keys[e.Partition])
-	dst = AppendBulk(dst, e.Position.AppendID(scratch[:0]))
+	dst = appendID(dst, e.Position)
 	n := 2
-	text := func(name, value string) {
-		dst = AppendBulkString(AppendBulkString(dst, name), value)
+	dst = AppendBulkString(append(dst, bulkType...), e.Type)
+	if len(e.Key) > 0 {
+		dst = AppendBulk(append(dst, bulkKey...), e.Key)
 		n += 2
 	}
-	bytes := func(name string, value []byte) {
-		if len(value) > 0 {
-			dst = AppendBulk(AppendBulkString(dst, name), value)
-			n += 2
-		}
-	}
-	text(fieldType, e.Type)
-	bytes(fieldKey, e.Key)
-	scratch[0] = e.Op
-	bytes(fieldOp, scratch[:1])
+	dst = append(append(append(dst, bulkOp...), e.Op), '\r', '\n')
 	if e.Table != "" {
-		text(fieldTable, e.Table)
+		dst = AppendBulkString(append(dst, bulkTable...), e.Table)
+		n += 2
 	}
-	bytes(fieldTime, e.Time.UTC().AppendFormat(scratch[:0], TimeFormat))
+	dst = appendTime(append(dst, bulkTime...), e.Time)
 	if e.Tx != 0 {
-		bytes(fieldTx, strconv.AppendUint(scratch[:0], uint64(e.Tx), 10))
+		dst = appendUint(append(dst, bulkTx...), uint64(e.Tx))
+		n += 2
 	}
-	bytes(fieldSeq, strconv.AppendUint(scratch[:0], e.Seq, 10))
+	dst = appendUint(append(dst, bulkSeq...), e.Seq)
 	if e.Schema > 0 {
-		bytes(fieldSchema, strconv.AppendInt(scratch[:0], int64(e.Schema), 10))
+		dst = appendUint(append(dst, bulkSchema...), uint64(e.Schema))
+		n += 2
 	}
-	bytes(fieldData, e.Data)
-	bytes(fieldOld, e.Old)
-	bytes(fieldUnchanged, e.Unchanged)
-	return dst, n
+	if len(e.Data) > 0 {
+		dst = AppendBulk(append(dst, bulkData...), e.Data)
+		n += 2
+	}
+	if len(e.Old) > 0 {
+		dst = AppendBulk(append(dst, bulkOld...), e.Old)
+		n += 2
+	}
+	if len(e.Unchanged) > 0 {
+		dst = AppendBulk(append(dst, bulkUnchanged...), e.Unchanged)
+		n += 2
+	}
+	return dst, n + 8 // type, op, time and seq are always there
 }
+
+// The names of the fields as bulk strings; op's is followed by the head of its
+// value, which is one byte.
+const (
+	bulkType      = "$4\r\n" + fieldType + "\r\n"
+	bulkKey       = "$3\r\n" + fieldKey + "\r\n"
+	bulkOp        = "$2\r\n" + fieldOp + "\r\n$1\r\n"
+	bulkTable     = "$5\r\n" + fieldTable + "\r\n"
+	bulkTime      = "$4\r\n" + fieldTime + "\r\n"
+	bulkTx        = "$2\r\n" + fieldTx + "\r\n"
+	bulkSeq       = "$3\r\n" + fieldSeq + "\r\n"
+	bulkSchema    = "$6\r\n" + fieldSchema + "\r\n"
+	bulkData      = "$4\r\n" + fieldData + "\r\n"
+	bulkOld       = "$3\r\n" + fieldOld + "\r\n"
+	bulkUnchanged = "$9\r\n" + fieldUnchanged + "\r\n"
+)
 
 // AppendBulk appends b as a RESP bulk string.
 func AppendBulk(dst, b []byte) []byte {
-	dst = append(dst, '$')
-	dst = strconv.AppendInt(dst, int64(len(b)), 10)
-	dst = append(dst, '\r', '\n')
+	dst = appendBulkHead(dst, len(b))
 	dst = append(dst, b...)
 	return append(dst, '\r', '\n')
 }
 
 // AppendBulkString appends s as a RESP bulk string.
 func AppendBulkString(dst []byte, s string) []byte {
-	dst = append(dst, '$')
-	dst = strconv.AppendInt(dst, int64(len(s)), 10)
-	dst = append(dst, '\r', '\n')
+	dst = appendBulkHead(dst, len(s))
 	dst = append(dst, s...)
 	return append(dst, '\r', '\n')
 }
+
+func appendBulkHead(dst []byte, n int) []byte {
+	dst = append(dst, '$')
+	dst = strconv.AppendUint(dst, uint64(n), 10)
+	return append(dst, '\r', '\n')
+}
+
+// appendUint appends a number as a bulk string.
+func appendUint(dst []byte, v uint64) []byte {
+	var digits [20]byte
+	return AppendBulk(dst, strconv.AppendUint(digits[:0], v, 10))
+}
+
+// appendID appends an entry ID as a bulk string.
+func appendID(dst []byte, p Position) []byte {
+	var digits [41]byte
+	return AppendBulk(dst, p.AppendID(digits[:0]))
+}
+
+// appendTime appends a time in TimeFormat as a bulk string. time.AppendFormat
+// would take a third of the time that the whole entry does.
+func appendTime(dst []byte, t time.Time) []byte {
+	t = t.UTC()
+	year, month, day := t.Date()
+	if year < 0 || year > 9999 {
+		var text [48]byte
+		return AppendBulk(dst, t.AppendFormat(text[:0], TimeFormat))
+	}
+	hour, minute, second := t.Clock()
+	micro := t.Nanosecond() / 1000
+	dst = append(dst, "$27\r\n"...)
+	dst = append2(append2(dst, year/100), year%100)
+	dst = append2(append(dst, '-'), int(month))
+	dst = append2(append(dst, '-'), day)
+	dst = append2(append(dst, 'T'), hour)
+	dst = append2(append(dst, ':'), minute)
+	dst = append2(append(dst, ':'), second)
+	dst = append2(append(dst, '.'), micro/10000)
+	dst = append2(append2(dst, micro/100%100), micro%100)
+	return append(dst, "Z\r\n"...)
+}
+
+// append2 appends two decimal digits.
+func append2(dst []byte, v int) []byte { return append(dst, '0'+byte(v/10), '0'+byte(v%10)) }
 
 // ParseEntry reads an entry of a stream's partition back. The event's stream
 // and partition are the caller's to set.

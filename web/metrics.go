@@ -39,12 +39,14 @@ var metrics = []metric{
 	counter("duplicates_total", "Entries that were in Redis already.", func(r Report) float64 { return float64(r.Sink.Duplicates) }),
 	counter("batches_total", "Batches that Redis acknowledged.", func(r Report) float64 { return float64(r.Sink.Batches) }),
 	counter("published_bytes_total", "Bytes sent to Redis.", func(r Report) float64 { return float64(r.Sink.Bytes) }),
-	gauge("batch_entries", "Entries of the last batch.", func(r Report) float64 { return float64(r.Sink.BatchEntries) }),
-	gauge("ack_seconds", "How long Redis took for the last batch.", func(r Report) float64 { return r.Sink.AckSeconds }),
 	gauge("redis_ok", "1 while Redis takes entries.", func(r Report) float64 { return truth(r.Sink.ErrorKind == "") }),
 }
 
-var redisErrors = prometheus.NewDesc("walrill_redis_errors_total", "Errors of Redis by kind.", []string{"kind"}, nil)
+var (
+	redisErrors  = prometheus.NewDesc("walrill_redis_errors_total", "Errors of Redis by kind.", []string{"kind"}, nil)
+	batchEntries = prometheus.NewDesc("walrill_batch_entries", "Entries of a batch.", nil, nil)
+	ackSeconds   = prometheus.NewDesc("walrill_ack_seconds", "From a batch's first attempt to its acknowledgement.", nil, nil)
+)
 
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
@@ -52,6 +54,8 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- m.desc
 	}
 	ch <- redisErrors
+	ch <- batchEntries
+	ch <- ackSeconds
 }
 
 // Collect implements prometheus.Collector.
@@ -63,4 +67,19 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for kind, n := range r.Sink.Errors {
 		ch <- prometheus.MustNewConstMetric(redisErrors, prometheus.CounterValue, float64(n), kind)
 	}
+	ch <- histogram(batchEntries, r.Sink.BatchEntries)
+	ch <- histogram(ackSeconds, r.Sink.AckSeconds)
+}
+
+// histogram cumulates, as Prometheus wants it.
+func histogram(desc *prometheus.Desc, h Histogram) prometheus.Metric {
+	buckets := map[float64]uint64{}
+	var count uint64
+	for i, n := range h.Counts {
+		count += n
+		if i < len(h.Bounds) {
+			buckets[h.Bounds[i]] = count
+		}
+	}
+	return prometheus.MustNewConstHistogram(desc, count, h.Sum, buckets)
 }

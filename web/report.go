@@ -45,8 +45,16 @@ type Sink struct {
 	Duplicates   uint64            `json:"duplicates"` // were there already
 	Batches      uint64            `json:"batches"`
 	Bytes        uint64            `json:"bytes"`
-	BatchEntries int               `json:"last_batch_entries"`
-	AckSeconds   float64           `json:"last_ack_seconds"`
+	BatchEntries Histogram         `json:"batch_entries"`
+	AckSeconds   Histogram         `json:"ack_seconds"`        // from a batch's first attempt to its acknowledgement
 	Rate         float64           `json:"entries_per_second"` // over the last seconds
 	Errors       map[string]uint64 `json:"errors,omitempty"`   // by kind, since the daemon started
+}
+
+// Histogram counts values by upper bound; Counts has one more for values
+// above all bounds.
+type Histogram struct {
+	Bounds []float64 `json:"bounds"`
+	Counts []uint64  `json:"counts"`
+	Sum    float64   `json:"sum"`
 }

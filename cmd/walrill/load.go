@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walrill/walrill/config"
+)
+
+// load reads the configuration that the command line names: a file, or
+// source, sink and tables by flags.
+func load(cmd *cobra.Command) (*config.Config, error) {
+	path, err := cmd.Flags().GetString("config")
+	if err != nil {
+		return nil, err
+	}
+	return config.Load(path, os.LookupEnv)
+}
+
+// sourceFlags are the form without a file.
+type sourceFlags struct {
+	source, sink, pipeline string
+	tables                 []string
+}
+
+func (f *sourceFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.source, "source", "", "Postgres URL; instead of a configuration file, with --sink and --tables")
+	cmd.Flags().StringVar(&f.sink, "sink", "", "Redis URL")
+	cmd.Flags().StringSliceVar(&f.tables, "tables", nil, "tables, such as 'public.*' or public.orders,public.customers; each in a stream of its own name")
+	cmd.Flags().StringVar(&f.pipeline, "pipeline", "walrill", "the pipeline's name, in the form without a file")
+}
+
+// load prefers the flags when any of them is given.
+func (f *sourceFlags) load(cmd *cobra.Command) (*config.Config, error) {
+	if f.source == "" && f.sink == "" && len(f.tables) == 0 {
+		return load(cmd)
+	}
+	if cmd.Flags().Changed("config") {
+		return nil, usageError{fmt.Errorf("--config and --source, --sink, --tables exclude each other")}
+	}
+	for flag, missing := range map[string]bool{"--source": f.source == "", "--sink": f.sink == "", "--tables": len(f.tables) == 0} {
+		if missing {
+			return nil, usageError{fmt.Errorf("without a configuration file, --source, --sink and --tables go together: %s is missing", flag)}
+		}
+	}
+	return config.FromFlags(f.source, f.sink, f.tables, f.pipeline)
+}

@@ -1,0 +1,103 @@
+// Command walrill carries changes from Postgres to Redis Streams. This file
+// is the way in: flags that every command shares, signals, exit codes. Each command has
+// a file of its own.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit codes, part of the contract with scripts.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+	exitFound  = 3 // a check found something
+)
+
+// version is set by the linker.
+var version = "devel"
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+// run executes a command line and returns its exit code. The first SIGINT or
+// SIGTERM asks for a graceful stop, the second ends the process at once.
+func run(args []string) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	go func() {
+		<-signals
+		cancel()
+		<-signals
+		fmt.Fprintln(os.Stderr, "walrill: second signal: ending at once; nothing is lost, the next start goes on where Redis stands")
+		os.Exit(exitFailed)
+	}()
+	root := newRoot()
+	root.SetArgs(args)
+	return report(root.ExecuteContext(ctx))
+}
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ error }
+
+// foundError is a check that found something; what, has been printed.
+type foundError struct{ error }
+
+func report(err error) int {
+	if err == nil {
+		return exitDone
+	}
+	fmt.Fprintln(os.Stderr, "walrill:", err)
+	var usage usageError
+	var found foundError
+	switch {
+	case errors.As(err, &usage):
+		return exitUsage
+	case errors.As(err, &found):
+		return exitFound
+	}
+	return exitFailed
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "walrill",
+		Short:         "Change data capture from Postgres to Redis Streams",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unknown command %q; `walrill --help` lists the commands", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.PersistentFlags().StringP("config", "c", "walrill.yaml", "configuration file")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
+	})
+	root.AddCommand(newRunCommand(), newStatusCommand(), newTailCommand(), newAdoptCommand(), newVersionCommand())
+	return root
+}
+
+// exactArgs is cobra's, as a usage error.
+func exactArgs(n int, what string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) != n {
+			return usageError{fmt.Errorf("%s takes %s; see `%s --help`", cmd.CommandPath(), what, cmd.CommandPath())}
+		}
+		return nil
+	}
+}

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"maps"
+	"time"
+
+	"github.com/walrill/walrill/bridge"
+	"github.com/walrill/walrill/capture"
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/sink"
+	"github.com/walrill/walrill/transform"
+)
+
+// stopTimeout is how long a graceful stop waits for Redis.
+const stopTimeout = 15 * time.Second
+
+// pipeline is the stages of one configuration, joined.
+type pipeline struct {
+	config *config.Config
+	source *capture.Source
+	bridge *bridge.Bridge
+}
+
+func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeline, error) {
+	mapping := mappingOf(cfg)
+	source, err := newSource(cfg, mapping, log)
+	if err != nil {
+		return nil, err
+	}
+	b := bridge.New(bridge.Options{
+		Prepare: func(ctx context.Context) (bridge.Source, error) {
+			info, err := source.Prepare(ctx)
+			return bridge.Source{SystemID: info.SystemID, Timeline: info.Timeline, SlotCreated: info.SlotCreated, Tables: info.Tables}, err
+		},
+		Open: func(ctx context.Context) (bridge.Stream, error) {
+			stream, err := source.Open(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return stream, nil
+		},
+		NewMapper: func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
+		NewPublisher: func(wake func()) (bridge.Publisher, error) {
+			p, err := sink.New(sink.Options{
+				URL:        cfg.Sink.URL.Reveal(),
+				Pipeline:   cfg.Pipeline,
+				Durability: sink.Durability{Replicas: cfg.Sink.Durability.Replicas, Fsync: cfg.Sink.Durability.Fsync, Timeout: cfg.Sink.Durability.Timeout},
+				Log:        log,
+				Wake:       wake,
+			})
+			return publisher{p}, err
+		},
+		HTTP:        httpAddr,
+		StopTimeout: stopTimeout,
+		Log:         log,
+	})
+	return &pipeline{cfg, source, b}, nil
+}
+
+// newSource makes the source of a configuration. A table is wanted when the
+// mapping takes it.
+func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger) (*capture.Source, error) {
+	mapper, err := transform.New(mapping, 0)
+	if err != nil {
+		return nil, err
+	}
+	return capture.NewSource(capture.Options{
+		URL:          cfg.Source.URL.Reveal(),
+		Pipeline:     cfg.Pipeline,
+		Slot:         cfg.Source.Slot,
+		Publication:  cfg.Source.Publication,
+		ReplayWindow: cfg.Sink.Durability.ReplayWindow,
+		Wanted: func(rel *change.Relation) (bool, error) {
+			streams, err := mapper.Check(rel)
+			return len(streams) > 0, err
+		},
+		Log: log,
+	})
+}
+
+// mappingOf is the configuration's streams as transform wants them.
+func mappingOf(cfg *config.Config) transform.Mapping {
+	var m transform.Mapping
+	for _, s := range cfg.Streams {
+		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Where: s.At.String()}
+		for _, t := range s.Tables {
+			stream.Tables = append(stream.Tables, transform.TableMapping{Pattern: t.Pattern, Key: t.Key, Where: t.At.String()})
+		}
+		m.Streams = append(m.Streams, stream)
+	}
+	return m
+}
+
+type publisher struct{ *sink.Publisher }
+
+func (p publisher) Connect(ctx context.Context) (event.Meta, uint64, error) {
+	m, err := p.Publisher.Connect(ctx)
+	if err != nil {
+		return event.Meta{}, 0, err
+	}
+	fields := map[string]string{}
+	maps.Copy(fields, m.Extra)
+	meta, err := event.ParseMeta(fields)
+	meta.System, meta.Timeline, meta.Epoch = m.System, int32(m.Timeline), m.Epoch
+	return meta, m.Watermark, err
+}
+
+func (p publisher) SaveMeta(ctx context.Context, meta event.Meta) error {
+	fields := meta.Fields()
+	delete(fields, "system")
+	delete(fields, "timeline")
+	delete(fields, "epoch")
+	return p.Publisher.SaveMeta(ctx, sink.Meta{System: meta.System, Timeline: uint32(meta.Timeline), Epoch: meta.Epoch, Extra: fields})
+}

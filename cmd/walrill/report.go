@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/walrill/walrill/capture"
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/sink"
+	"github.com/walrill/walrill/web"
+)
+
+// watchInterval is how often the slot is looked at and rates are taken.
+const watchInterval = 2 * time.Second
+
+// reporter puts together what the parts know of themselves.
+type reporter struct {
+	config *config.Config
+
+	mu       sync.Mutex
+	pipeline *pipeline // nil until it is made
+	slot     capture.SlotState
+	slotErr  error
+	totals   totals
+	sampled  time.Time
+	entries  uint64 // when sampled
+	rate     float64
+}
+
+// totals sums up publishers: each session of the bridge has one of its own.
+type totals struct {
+	last   sink.Status // of the latest publisher
+	of     *sink.Publisher
+	before sink.Status // of all that came before
+}
+
+// watch follows the slot until ctx ends.
+func (r *reporter) watch(ctx context.Context, p *pipeline) {
+	r.mu.Lock()
+	r.pipeline = p
+	r.mu.Unlock()
+	p.source.WatchSlot(ctx, watchInterval, func(state capture.SlotState, err error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.slotErr = err; err == nil {
+			r.slot = state
+		}
+		r.sample(time.Now())
+	})
+}
+
+// sample takes the rate of entries since the last sample.
+func (r *reporter) sample(now time.Time) {
+	s := r.sinkStatus()
+	if !r.sampled.IsZero() && now.After(r.sampled) {
+		r.rate = float64(s.Entries-r.entries) / now.Sub(r.sampled).Seconds()
+	}
+	r.sampled, r.entries = now, s.Entries
+}
+
+// sinkStatus is the present publisher's status with the counts of all.
+func (r *reporter) sinkStatus() sink.Status {
+	t := &r.totals
+	if p, ok := r.pipeline.bridge.Status().Publisher.(publisher); ok {
+		if t.of != nil && t.of != p.Publisher {
+			t.before = sum(t.before, t.last)
+		}
+		t.of, t.last = p.Publisher, p.Status()
+	}
+	return sum(t.before, t.last)
+}
+
+// sum is b with a's counts added.
+func sum(a, b sink.Status) sink.Status {
+	b.Entries += a.Entries
+	b.Skipped += a.Skipped
+	b.Batches += a.Batches
+	b.Bytes += a.Bytes
+	errors := maps.Clone(b.Errors)
+	for kind, n := range a.Errors {
+		errors[kind] += n
+	}
+	b.Errors = errors
+	b.BatchEntries = sumHistogram(a.BatchEntries, b.BatchEntries)
+	b.AckSeconds = sumHistogram(a.AckSeconds, b.AckSeconds)
+	return b
+}
+
+func sumHistogram(a, b sink.Histogram) sink.Histogram {
+	b.Counts = slices.Clone(b.Counts)
+	for i, n := range a.Counts {
+		b.Counts[i] += n
+	}
+	b.Sum += a.Sum
+	return b
+}
+
+// report is the pipeline's state now. Any goroutine may ask for it.
+func (r *reporter) report() web.Report {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	report := web.Report{Pipeline: r.config.Pipeline, Version: version, State: "starting"}
+	report.Source.Slot = r.config.Source.Slot
+	if r.pipeline == nil {
+		return report
+	}
+	status := r.pipeline.bridge.Status()
+	report.State, report.Since, report.Error = string(status.State), status.Since, redact(r.config, status.Error)
+	report.Source.Changes, report.Source.Transactions = status.Changes, status.Transactions
+	if status.Received != 0 {
+		report.Source.Received = status.Received.String()
+	}
+	r.fillSlot(&report.Source)
+	r.fillSink(&report.Sink)
+	if watermark := report.Sink.Watermark; watermark != "" {
+		report.Source.LagSeconds = r.lag(watermark, status.ReceivedAt)
+	}
+	return report
+}
+
+func (r *reporter) fillSlot(s *web.Source) {
+	if r.slotErr != nil {
+		s.Error = redact(r.config, r.slotErr.Error())
+	}
+	fillSlot(s, r.slot)
+}
+
+func fillSlot(s *web.Source, slot capture.SlotState) {
+	s.WALStatus, s.ActivePID, s.SafeBytes = slot.WALStatus, slot.ActivePID, slot.SafeBytes
+	s.LagBytes, s.RetainedBytes = slot.LagBytes(), slot.RetainedBytes()
+	if slot.Current != 0 {
+		s.Current, s.Confirmed = slot.Current.String(), slot.Confirmed.String()
+	}
+}
+
+func (r *reporter) fillSink(s *web.Sink) {
+	status := r.sinkStatus()
+	s.State, s.Since = string(status.State), status.Since
+	if status.State != sink.StateConnected {
+		s.ErrorKind, s.Error = string(status.Kind), redact(r.config, status.Error)
+	}
+	s.Entries, s.Duplicates, s.Batches, s.Bytes, s.Rate = status.Entries, status.Skipped, status.Batches, status.Bytes, r.rate
+	s.BatchEntries, s.AckSeconds = web.Histogram(status.BatchEntries), web.Histogram(status.AckSeconds)
+	for kind, n := range status.Errors {
+		if s.Errors == nil {
+			s.Errors = map[string]uint64{}
+		}
+		s.Errors[string(kind)] = n
+	}
+	epoch, lsn := event.SplitClock(status.Durable)
+	s.Epoch = epoch
+	if lsn != 0 {
+		s.Watermark = change.LSN(lsn).String()
+	}
+}
+
+// lag is how old the durable watermark is, 0 when Postgres has written nothing since.
+func (r *reporter) lag(watermark string, at time.Time) float64 {
+	lsn, err := change.ParseLSN(watermark)
+	if err != nil || lsn >= r.slot.Current || at.IsZero() {
+		return 0
+	}
+	return max(0, time.Since(at).Seconds())
+}

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/web"
+)
+
+const defaultHTTP = "127.0.0.1:8077"
+
+type runFlags struct {
+	sourceFlags
+	http, logFormat, logLevel, only string
+}
+
+func newRunCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Carry changes from Postgres to Redis until stopped",
+		Long: `Carries every committed row change of the configured tables to Redis Streams until SIGINT or SIGTERM.
+
+Needs a configuration file (-c), or without one:
+  walrill run --source postgres://… --sink redis://… --tables 'public.*'`,
+		Args: exactArgs(0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	f.register(cmd)
+	cmd.Flags().StringVar(&f.http, "http", defaultHTTP, "address for health, metrics and status; empty turns it off")
+	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
+	cmd.Flags().StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	cmd.Flags().StringVar(&f.only, "only", "capture", "which part to run; this version has capture")
+	return cmd
+}
+
+func (f *runFlags) run(cmd *cobra.Command) error {
+	if f.only != "capture" {
+		return usageError{fmt.Errorf("--only %s: this version has no views; leave the flag out", f.only)}
+	}
+	cfg, err := f.load(cmd)
+	if err != nil {
+		return err
+	}
+	log, err := newLogger(cmd.ErrOrStderr(), f.logFormat, f.logLevel, cfg)
+	if err != nil {
+		return err
+	}
+	if cfg.Source.Backfill == config.BackfillInitial {
+		log.Warn("rows that exist already are not published: this version has no backfill; `source.backfill: never` says so and silences this")
+	}
+	return f.serve(cmd.Context(), cmd, cfg, log)
+}
+
+// serve runs the pipeline and, beside it, the HTTP server.
+func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Config, log *slog.Logger) error {
+	report := &reporter{config: cfg}
+	server, err := f.listen(cmd, report, log)
+	if err != nil {
+		return err
+	}
+	addr := ""
+	if server != nil {
+		addr = server.Addr()
+		go func() {
+			if err := server.Serve(); err != nil {
+				log.Error("HTTP stopped", "error", err)
+			}
+		}()
+		defer server.Close() //nolint:errcheck // requests that do not end are cut off
+	}
+	p, err := newPipeline(cfg, addr, log)
+	if err != nil {
+		return redacted(cfg, err)
+	}
+	watchCtx, stopWatching := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() { report.watch(watchCtx, p); close(watched) }()
+	err = p.bridge.Run(ctx)
+	stopWatching()
+	<-watched
+	if err == nil {
+		log.Info("stopped")
+	}
+	return redacted(cfg, err)
+}
+
+// listen opens the HTTP address. When nobody chose the default address and it
+// is taken, most likely by another instance, a free port does as well.
+func (f *runFlags) listen(cmd *cobra.Command, report *reporter, log *slog.Logger) (*web.Server, error) {
+	if f.http == "" {
+		return nil, nil
+	}
+	server, err := web.Listen(f.http, report.report)
+	if err != nil && !cmd.Flags().Changed("http") {
+		taken := err
+		if server, err = web.Listen("127.0.0.1:0", report.report); err == nil {
+			log.Warn("the default HTTP address is taken: using another", "error", taken, "http", server.Addr())
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w; choose another address with --http, or --http '' for none", err)
+	}
+	log.Info("answering over HTTP", "http", server.Addr())
+	return server, nil
+}
+
+// newLogger makes a logger in whose lines no password of the configuration shows.
+func newLogger(w io.Writer, format, level string, cfg *config.Config) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, usageError{fmt.Errorf("--log-level %s: want debug, info, warn or error", level)}
+	}
+	opts := &slog.HandlerOptions{Level: l, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr { return redactAttr(cfg, a) }}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, opts)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, opts)), nil
+	}
+	return nil, usageError{fmt.Errorf("--log-format %s: want text or json", format)}
+}
+
+func redactAttr(cfg *config.Config, a slog.Attr) slog.Attr {
+	switch v := a.Value.Any().(type) {
+	case error:
+		a.Value = slog.StringValue(redact(cfg, v.Error()))
+	case string:
+		a.Value = slog.StringValue(redact(cfg, v))
+	case time.Duration:
+		a.Value = slog.StringValue(v.Round(time.Millisecond).String())
+	case fmt.Stringer:
+		if a.Key != slog.TimeKey && a.Key != slog.LevelKey {
+			a.Value = slog.StringValue(redact(cfg, v.String()))
+		}
+	}
+	return a
+}
+
+// redact removes what drivers may have put of a connection string into text.
+func redact(cfg *config.Config, text string) string {
+	return config.Redact(text, cfg.Source.URL, cfg.Sink.URL)
+}
+
+// redacted keeps an error's kind and hides its secrets.
+func redacted(cfg *config.Config, err error) error {
+	if err == nil {
+		return nil
+	}
+	if text := redact(cfg, err.Error()); text != err.Error() {
+		return errors.New(text)
+	}
+	return err
+}
+
+// isTerminal reports whether a person reads what is written.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0 && !strings.HasPrefix(os.Getenv("TERM"), "dumb")
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"text/tabwriter"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+
+	"github.com/walrill/walrill/capture"
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/consumer"
+	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/web"
+)
+
+// askTimeout bounds each of the questions that status asks.
+const askTimeout = 5 * time.Second
+
+type statusFlags struct {
+	sourceFlags
+	json bool
+	http string
+}
+
+func newStatusCommand() *cobra.Command {
+	var f statusFlags
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the pipeline is doing",
+		Long: `Asks the running daemon. Where it answers is recorded in Redis; --http says so otherwise.
+When it does not answer, Postgres and Redis are asked what they know.
+Ends with 1 when the pipeline does not stream or Redis does not take entries.`,
+		Args: exactArgs(0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	f.register(cmd)
+	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
+	cmd.Flags().StringVar(&f.http, "http", "", "address of the daemon")
+	return cmd
+}
+
+func (f *statusFlags) run(cmd *cobra.Command) error {
+	cfg, err := f.load(cmd)
+	if err != nil {
+		return err
+	}
+	report, err := f.ask(cmd.Context(), cfg)
+	if err != nil {
+		return redacted(cfg, err)
+	}
+	if f.json {
+		encoder := json.NewEncoder(cmd.OutOrStdout())
+		encoder.SetIndent("", "  ")
+		err = encoder.Encode(report)
+	} else {
+		err = printReport(cmd.OutOrStdout(), report)
+	}
+	if err != nil {
+		return err
+	}
+	switch {
+	case report.State != "streaming" && report.State != "standby":
+		return fmt.Errorf("pipeline %s is not streaming: %s", report.Pipeline, report.State)
+	case report.Sink.ErrorKind != "":
+		return fmt.Errorf("pipeline %s waits for Redis: %s", report.Pipeline, report.Sink.ErrorKind)
+	}
+	return nil
+}
+
+// ask prefers the daemon's own word.
+func (f *statusFlags) ask(ctx context.Context, cfg *config.Config) (web.Report, error) {
+	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
+	if err != nil {
+		return web.Report{}, err
+	}
+	defer client.Close() //nolint:errcheck // it only read
+	meta, metaErr := readMeta(ctx, client, cfg.Pipeline)
+	addresses := []string{f.http}
+	if f.http == "" {
+		addresses = []string{meta.HTTP, defaultHTTP}
+	}
+	for _, addr := range addresses {
+		if report, err := askDaemon(ctx, addr); err == nil && report.Pipeline == cfg.Pipeline {
+			return report, nil
+		} else if f.http != "" {
+			return report, fmt.Errorf("ask the daemon on %s: %w", addr, errors.Join(err))
+		}
+	}
+	return askServers(ctx, cfg, client, meta, metaErr), nil
+}
+
+func readMeta(ctx context.Context, client redis.UniversalClient, pipeline string) (event.Meta, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	fields, err := client.HGetAll(ctx, event.MetaKey(pipeline)).Result()
+	if err != nil {
+		return event.Meta{}, fmt.Errorf("read %s: %w", event.MetaKey(pipeline), err)
+	}
+	return event.ParseMeta(fields)
+}
+
+func askDaemon(ctx context.Context, addr string) (web.Report, error) {
+	var report web.Report
+	if addr == "" {
+		return report, errors.New("no address")
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/api/status", nil)
+	if err != nil {
+		return report, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return report, err
+	}
+	defer response.Body.Close() //nolint:errcheck // it only read
+	if err := json.NewDecoder(response.Body).Decode(&report); err != nil {
+		return report, fmt.Errorf("not a walrill daemon: %w", err)
+	}
+	return report, nil
+}
+
+// askServers tells what can be known without the daemon.
+func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalClient, meta event.Meta, redisErr error) web.Report {
+	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout)
+	defer cancel()
+	report := web.Report{Pipeline: cfg.Pipeline, Version: version, State: "not running"}
+	report.Source.Slot, report.Sink.Epoch = cfg.Source.Slot, meta.Epoch
+	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler))
+	var slot capture.SlotState
+	if err == nil {
+		slot, err = source.Slot(ctx)
+	}
+	fillSlot(&report.Source, slot)
+	if err != nil {
+		report.Source.Error = redact(cfg, err.Error())
+	}
+	if slot.ActivePID != 0 {
+		report.State, report.Error = "unreachable", "a daemon streams from the slot but does not answer over HTTP; give its address with --http"
+	}
+	watermark, _, err := consumer.Watermark(ctx, client, cfg.Pipeline)
+	if err = errors.Join(redisErr, err); err != nil {
+		report.Sink.State, report.Sink.ErrorKind, report.Sink.Error = "unknown", "connection", redact(cfg, err.Error())
+	}
+	if _, lsn := event.SplitClock(watermark); lsn != 0 {
+		report.Sink.Watermark = change.LSN(lsn).String()
+	}
+	return report
+}
+
+// printReport writes the report for people; what is empty or usual is left out.
+func printReport(w io.Writer, r web.Report) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	row("pipeline", "%s", r.Pipeline)
+	state := r.State
+	if !r.Since.IsZero() {
+		state += " for " + time.Since(r.Since).Round(time.Second).String()
+	}
+	row("state", "%s", state)
+	if r.Error != "" {
+		row("", "%s", r.Error)
+	}
+	row("slot", "%s %s, Postgres keeps %s of WAL for it", r.Source.Slot, r.Source.WALStatus, size(r.Source.RetainedBytes))
+	if r.Source.Error != "" {
+		row("", "%s", r.Source.Error)
+	}
+	row("lag", "%s, %.1f s behind %s", size(r.Source.LagBytes), r.Source.LagSeconds, r.Source.Current)
+	row("read", "%d changes in %d transactions", r.Source.Changes, r.Source.Transactions)
+	row("published", "%d entries, %.0f a second; complete up to %s", r.Sink.Entries, r.Sink.Rate, r.Sink.Watermark)
+	redis := r.Sink.State
+	if r.Sink.ErrorKind != "" {
+		redis = fmt.Sprintf("%s (%s): %s", r.Sink.State, r.Sink.ErrorKind, r.Sink.Error)
+	}
+	row("redis", "%s", redis)
+	return t.Flush()
+}
+
+// size prints bytes for people.
+func size(n int64) string {
+	const unit = 1024
+	if n < unit {
+		return fmt.Sprintf("%d B", n)
+	}
+	value, prefix := float64(n)/unit, 0
+	for value >= unit && prefix < 4 {
+		value, prefix = value/unit, prefix+1
+	}
+	return fmt.Sprintf("%.1f %ciB", value, "KMGTP"[prefix])
+}

@@ -1,0 +1,192 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walrill/walrill/consumer"
+	"github.com/walrill/walrill/event"
+)
+
+type tailFlags struct {
+	last     int
+	from     string
+	count    int
+	json     bool
+	noFollow bool
+}
+
+func newTailCommand() *cobra.Command {
+	var f tailFlags
+	cmd := &cobra.Command{
+		Use:   "tail STREAM...",
+		Short: "Show the events of streams as they arrive, in commit order",
+		Long: `Shows the last events of one or more streams and follows them, all partitions merged in commit order.
+
+  walrill tail orders               the last 10 events, then new ones
+  walrill tail orders -n 0          new events only
+  walrill tail orders --from 0      everything from the beginning
+  walrill tail orders --no-follow   stop at the end`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("walrill tail takes one or more names of streams, such as `walrill tail orders`")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
+	}
+	cmd.Flags().IntVarP(&f.last, "last", "n", 10, "how many events of the past to start with")
+	cmd.Flags().StringVar(&f.from, "from", "", "start after this entry ID instead, such as 23803720-3; 0 is the beginning")
+	cmd.Flags().IntVar(&f.count, "count", 0, "stop after so many events; 0 does not")
+	cmd.Flags().BoolVar(&f.json, "json", false, "one JSON object a line")
+	cmd.Flags().BoolVar(&f.noFollow, "no-follow", false, "stop at the end instead of waiting for more")
+	return cmd
+}
+
+func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
+	from, err := f.start()
+	if err != nil {
+		return err
+	}
+	cfg, err := load(cmd)
+	if err != nil {
+		return err
+	}
+	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
+	if err != nil {
+		return redacted(cfg, err)
+	}
+	defer client.Close() //nolint:errcheck // it only read
+	out := bufio.NewWriter(cmd.OutOrStdout())
+	p := printer{out: out, json: f.json, color: !f.json && isTerminal(cmd.OutOrStdout()), several: len(streams) > 1}
+	err = f.follow(cmd.Context(), consumer.Options{
+		Client: client, Pipeline: cfg.Pipeline, Streams: streams, From: from, NoFollow: f.noFollow,
+		Notify: func(n consumer.Notice) { fmt.Fprintln(cmd.ErrOrStderr(), "walrill:", redact(cfg, fmt.Sprint(n))) },
+	}, &p, cmd.ErrOrStderr())
+	return redacted(cfg, errors.Join(err, out.Flush()))
+}
+
+func (f *tailFlags) start() (consumer.From, error) {
+	switch {
+	case f.from == "0":
+		return consumer.Beginning(), nil
+	case f.from != "":
+		pos, err := event.ParseID(f.from)
+		if err != nil {
+			return consumer.From{}, usageError{fmt.Errorf("--from: %w", err)}
+		}
+		return consumer.After(pos), nil
+	case f.last == 0:
+		return consumer.Now(), nil
+	}
+	return consumer.Last(f.last), nil
+}
+
+// follow prints events until the end, count or ctx. A gap is told and passed.
+func (f *tailFlags) follow(ctx context.Context, o consumer.Options, p *printer, warn io.Writer) error {
+	reader, err := consumer.Open(ctx, o)
+	if err != nil {
+		return err
+	}
+	for n := 0; f.count == 0 || n < f.count; {
+		if !reader.Ready() {
+			if err := p.out.Flush(); err != nil {
+				return err
+			}
+		}
+		e, err := reader.Next(ctx)
+		var gap *consumer.GapError
+		switch {
+		case errors.As(err, &gap):
+			fmt.Fprintln(warn, "walrill:", gap)
+			continue
+		case errors.Is(err, io.EOF), errors.Is(err, context.Canceled) && ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		}
+		if err := p.print(&e); err != nil {
+			return err
+		}
+		n++
+	}
+	return nil
+}
+
+// printer writes events, one a line.
+type printer struct {
+	out     *bufio.Writer
+	json    bool
+	color   bool
+	several bool // name the stream
+}
+
+// line is an event as `tail --json` prints it: the entry's fields, and where it stands.
+type line struct {
+	Stream    string          `json:"stream"`
+	Partition int             `json:"partition"`
+	ID        string          `json:"id"`
+	Position  string          `json:"position"`
+	Type      string          `json:"type"`
+	Key       string          `json:"key,omitempty"`
+	Op        string          `json:"op"`
+	Table     string          `json:"table,omitempty"`
+	Time      string          `json:"time"`
+	Tx        uint32          `json:"tx,omitempty"`
+	Seq       uint64          `json:"seq"`
+	Schema    int             `json:"schema,omitempty"`
+	Data      json.RawMessage `json:"data,omitempty"`
+	Old       json.RawMessage `json:"old,omitempty"`
+	Unchanged json.RawMessage `json:"unchanged,omitempty"`
+}
+
+func (p *printer) print(e *event.Event) error {
+	if p.json {
+		encoder := json.NewEncoder(p.out)
+		encoder.SetEscapeHTML(false)
+		return encoder.Encode(line{
+			Stream: e.Stream.Name, Partition: e.Partition, ID: e.Position.ID(), Position: e.Position.String(), Type: e.Type,
+			Key: string(e.Key), Op: string(rune(e.Op)), Table: e.Table, Time: e.Time.Format(event.TimeFormat), Tx: e.Tx, Seq: e.Seq,
+			Schema: e.Schema, Data: e.Data, Old: e.Old, Unchanged: e.Unchanged,
+		})
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s  %-14s  ", e.Time.Format("15:04:05.000"), e.Position)
+	if p.several {
+		fmt.Fprintf(&b, "%s ", e.Stream.Name)
+	}
+	fmt.Fprintf(&b, "%s  %s", p.paint(bold, e.Type), p.paint(cyan, string(e.Key)))
+	if len(e.Data) > 0 {
+		fmt.Fprintf(&b, "  %s", e.Data)
+	}
+	if len(e.Old) > 0 {
+		fmt.Fprintf(&b, "  %s %s", p.paint(dim, "old"), e.Old)
+	}
+	if len(e.Unchanged) > 0 {
+		fmt.Fprintf(&b, "  %s %s", p.paint(dim, "unchanged"), e.Unchanged)
+	}
+	b.WriteByte('\n')
+	_, err := p.out.WriteString(b.String())
+	return err
+}
+
+// Terminal attributes.
+const (
+	bold = "1"
+	dim  = "2"
+	cyan = "36"
+)
+
+func (p *printer) paint(attribute, text string) string {
+	if !p.color || text == "" {
+		return text
+	}
+	return "\x1b[" + attribute + "m" + text + "\x1b[0m"
+}

@@ -1,0 +1,147 @@
+package sink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/walrill/walrill/event"
+)
+
+// Connect makes the first connection and returns what an earlier process left:
+// the hash :meta and the watermark on top of :commits, both zero in a new
+// pipeline. It tries until ctx ends; only a server that cannot do what the options ask is
+// an error at once, with a method Permanent. A server that takes no writes counts as away.
+func (p *Publisher) Connect(ctx context.Context) (m event.Meta, watermark uint64, err error) {
+	err = p.insist(ctx, "connect to Redis", func(l *link) error {
+		c, err := l.to(ctx, p.session.commits.slot)
+		if err != nil {
+			return err
+		}
+		if err := p.checkServer(c); err != nil {
+			return err
+		}
+		m, watermark, err = readMeta(c, p.o.Pipeline)
+		return err
+	})
+	p.epoch = m.Epoch
+	return m, watermark, err
+}
+
+// checkServer finds out whether the server takes writes and has the commands we need.
+func (p *Publisher) checkServer(c *conn) error {
+	replies, err := c.pipeline([][]string{probe(event.CommitsKey(p.o.Pipeline))})
+	if err != nil {
+		return err
+	}
+	if err := probed(replies[0]); err != nil {
+		return err
+	}
+	if !p.o.Durability.Fsync {
+		return nil
+	}
+	v, err := c.do("INFO", "server")
+	if err != nil {
+		return fmt.Errorf("ask for the server's version: %w", err)
+	}
+	info, _ := v.(string)
+	_, rest, _ := strings.Cut(info, "redis_version:")
+	version, _, _ := strings.Cut(rest, "\r\n")
+	var major, minor int
+	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
+		return fmt.Errorf("read the server's version %q: %w", version, err)
+	}
+	if major < 7 || major == 7 && minor < 2 {
+		return permanent{fmt.Errorf("durability with fsync needs WAITAOF, which Redis has since 7.2; this server is %s", version)}
+	}
+	return nil
+}
+
+func readMeta(c *conn, pipeline string) (m event.Meta, watermark uint64, err error) {
+	key, commits := event.MetaKey(pipeline), event.CommitsKey(pipeline)
+	replies, err := c.pipeline([][]string{{"HGETALL", key}, topCommand(commits)})
+	if err != nil {
+		return m, 0, err
+	}
+	if e, bad := replies[0].(replyError); bad {
+		return m, 0, fmt.Errorf("read %s: %w", key, e)
+	}
+	fields := map[string]string{}
+	for name, v := range asMap(replies[0]) {
+		fields[name], _ = v.(string)
+	}
+	if m, err = event.ParseMeta(fields); err != nil {
+		return m, 0, permanent{fmt.Errorf("read %s: %w", key, err)}
+	}
+	watermark, err = parseWatermark(commits, replies[1])
+	return m, watermark, err
+}
+
+// parseWatermark is parseTop for :commits, whose entries have no seq.
+func parseWatermark(key string, reply any) (uint64, error) {
+	if e, bad := reply.(replyError); bad {
+		if e == "ERR no such key" {
+			return 0, nil
+		}
+		return 0, fmt.Errorf("read the top of stream %s: %w", key, e)
+	}
+	id, _ := asMap(reply)["last-generated-id"].(string)
+	pos, err := event.ParseID(id)
+	if err != nil {
+		return 0, fmt.Errorf("read the top of stream %s: %w", key, err)
+	}
+	return pos.Commit, nil
+}
+
+// SaveMeta writes the hash :meta; fields of streams that m does not name stay. It tries
+// until ctx ends.
+func (p *Publisher) SaveMeta(ctx context.Context, m event.Meta) error {
+	args := []string{"HSET", event.MetaKey(p.o.Pipeline)}
+	for field, value := range m.Fields() {
+		args = append(args, field, value)
+	}
+	p.epoch = m.Epoch
+	return p.insist(ctx, "save meta", func(l *link) error {
+		c, err := l.to(ctx, p.session.commits.slot)
+		if err != nil {
+			return err
+		}
+		_, err = c.do(args...)
+		return err
+	})
+}
+
+// insist does f over a link of its own until it succeeds, ctx ends or the error
+// is permanent.
+func (p *Publisher) insist(ctx context.Context, what string, f func(*link) error) error {
+	var last error
+	for attempt := 0; ; attempt++ {
+		err := p.once(ctx, f)
+		var never permanent
+		switch {
+		case err == nil:
+			p.control.recovered()
+			return nil
+		case errors.As(err, &never):
+			return fmt.Errorf("%s: %w", what, err)
+		case ctx.Err() != nil && last == nil:
+			last = err
+		case ctx.Err() == nil:
+			last = err
+			p.control.failed(err)
+		}
+		if !backoff(ctx, attempt) {
+			return fmt.Errorf("%s: %w; the last attempt: %w", what, context.Cause(ctx), last)
+		}
+	}
+}
+
+func (p *Publisher) once(ctx context.Context, f func(*link) error) error {
+	l, err := p.target.open(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	return f(l)
+}

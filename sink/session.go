@@ -1,0 +1,218 @@
+package sink
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/walrill/walrill/event"
+)
+
+// session is what the publisher goroutine knows of the servers it talks to.
+type session struct {
+	commits    *partition // the key :commits; it has no seq
+	link       *link      // nil when there is none
+	generation uint64     // of the partitions that the link was verified for
+	unchecked  bool       // nothing was exchanged yet since it was verified
+	nodes      []string   // of the Cluster, as last seen
+	attempt    uint64     // number of the present attempt
+	requests   []request  // reused
+}
+
+func (s *session) close() {
+	if s.link != nil {
+		s.link.close()
+		s.link = nil
+	}
+}
+
+// ErrTailLost says that Redis has lost entries that it had acknowledged: a
+// failover to a replica that lagged, or a restart from an older state. What
+// was lost can be published again only from where Postgres's slot still is.
+type ErrTailLost struct {
+	Key          string         // the stream's partition
+	Acknowledged event.Position // what Redis had acknowledged
+	Found        event.Position // what is there now; zero when the stream is empty or gone
+	Others       int            // further partitions with losses
+}
+
+func (e ErrTailLost) Error() string {
+	found := "it is gone"
+	if !e.Found.IsZero() {
+		found = fmt.Sprintf("its last is %s", e.Found.ID())
+	}
+	others := ""
+	if e.Others > 0 {
+		others = fmt.Sprintf(" (and %d more partitions)", e.Others)
+	}
+	return fmt.Sprintf("Redis has lost acknowledged entries of stream %s: it had acknowledged %s and now %s%s", e.Key, e.Acknowledged.ID(), found, others)
+}
+
+// ErrDiverged says that a stream is not what this process would have written:
+// another instance with another mapping or another backfill has written to it,
+// or it was tampered with. A new process starts from what is there.
+type ErrDiverged struct {
+	Key    string
+	Entry  event.Position // ours
+	Reason string
+}
+
+func (e ErrDiverged) Error() string {
+	return fmt.Sprintf("stream %s at entry %s is not what this process publishes: %s", e.Key, e.Entry.ID(), e.Reason)
+}
+
+// attempt sends a batch, a mark or both once, over connections that are
+// verified and to servers whose state is settled.
+func (p *Publisher) attempt(ctx context.Context, b *batch, m mark) error {
+	s := &p.session
+	s.attempt++
+	if err := p.ensure(ctx); err != nil {
+		return err
+	}
+	// A mark may rest on entries that were there before this connection was.
+	if err := p.settle(ctx); err != nil {
+		return err
+	}
+	if b == nil && m.isZero() {
+		return nil
+	}
+	if b != nil && s.unchecked {
+		if err := continues(b.entries, s.attempt); err != nil {
+			return err
+		}
+	}
+	if err := p.exchange(ctx, b, m); err != nil {
+		return err
+	}
+	if err := p.settle(ctx); err != nil {
+		return err
+	}
+	s.unchecked = false
+	if b != nil {
+		for i := range b.entries {
+			e := &b.entries[i]
+			e.part.sent.acked = e.pos
+		}
+	}
+	return nil
+}
+
+// ensure sees to it that there is a verified link for all known partitions.
+func (p *Publisher) ensure(ctx context.Context) error {
+	s := &p.session
+	parts, generation := p.known()
+	if s.link != nil && s.generation == generation {
+		return nil
+	}
+	if s.link == nil {
+		l, err := p.target.open(ctx, s.nodes)
+		if err != nil {
+			return err
+		}
+		s.link = l
+		if nodes := l.nodes(); nodes != nil {
+			s.nodes = nodes
+		}
+	}
+	if err := p.verify(ctx, parts); err != nil {
+		return err
+	}
+	s.generation, s.unchecked = generation, true
+	p.publishing.connected(s.link)
+	return nil
+}
+
+// verify reads the tops of all partitions, from the very servers that will be
+// written to, and compares them with what was acknowledged.
+func (p *Publisher) verify(ctx context.Context, parts []*partition) error {
+	s := &p.session
+	byConn := map[*conn][]*partition{}
+	for _, part := range append([]*partition{s.commits}, parts...) {
+		c, err := s.link.to(ctx, part.slot)
+		if err != nil {
+			return err
+		}
+		byConn[c] = append(byConn[c], part)
+	}
+	var lost []ErrTailLost
+	for c, parts := range byConn {
+		commands := [][]string{probe(parts[0].key)}
+		for _, part := range parts {
+			commands = append(commands, topCommand(part.key))
+		}
+		replies, err := c.pipeline(commands)
+		if err != nil {
+			return err
+		}
+		// Tops are compared on a server that takes writes only: a replica that is
+		// still loading from its master is behind without anything being lost.
+		if err := probed(replies[0]); err != nil {
+			return err
+		}
+		c.debt = debtOfOthers
+		for i, part := range parts {
+			if err := p.compare(c, part, replies[i+1], &lost); err != nil {
+				return err
+			}
+		}
+	}
+	if len(lost) > 0 {
+		lost[0].Others = len(lost) - 1
+		return lost[0]
+	}
+	return nil
+}
+
+// compare takes over one partition's top and notes a loss.
+func (p *Publisher) compare(c *conn, part *partition, reply any, lost *[]ErrTailLost) error {
+	if part == p.session.commits {
+		w, err := parseWatermark(part.key, reply)
+		if err == nil && w < p.marks.lastWritten().watermark {
+			p.marks.restore()
+		}
+		return err
+	}
+	t, err := parseTop(part.key, reply)
+	if err != nil {
+		return err
+	}
+	part.sent.found = t
+	if !t.ID.IsZero() {
+		c.witness = part.key
+	}
+	if t.ID.Compare(part.sent.acked) < 0 {
+		*lost = append(*lost, ErrTailLost{Key: part.key, Acknowledged: part.sent.acked, Found: t.ID})
+	}
+	return nil
+}
+
+// probe is a command that only a server that takes writes executes, and that
+// writes nothing: no entry can have the ID 0-0. A replica, a full server, one
+// that loads or a user without rights answers why not.
+func probe(key string) []string { return []string{"XADD", key, "NOMKSTREAM", "0-0", "f", "v"} }
+
+func probed(reply any) error {
+	e, bad := reply.(replyError)
+	if !bad || replyKind(string(e)) == kindOther {
+		return nil
+	}
+	return fmt.Errorf("write to Redis: %w", e)
+}
+
+// continues compares a batch with the tops that were just found: the first
+// entry above a partition's top must have the seq after it.
+func continues(entries []entry, attempt uint64) error {
+	for i := range entries {
+		e := &entries[i]
+		s := &e.part.sent
+		s.stamp(attempt)
+		if s.checked || e.pos.Compare(s.found.ID) <= 0 || !s.found.seqKnown {
+			continue
+		}
+		s.checked = true
+		if e.seq != s.found.Seq+1 {
+			return ErrDiverged{Key: e.part.key, Entry: e.pos,
+				Reason: fmt.Sprintf("its seq would be %d, but the entry below, %s, has %d", e.seq, s.found.ID.ID(), s.found.Seq)}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,67 @@
+package sink
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/walrill/walrill/event"
+)
+
+// top is the highest entry that a stream ever had. Trimming and XDEL do not
+// change it.
+type top struct {
+	ID  event.Position
+	Seq uint64
+	// seqKnown is false when the entry is gone and the server, older than
+	// Redis 7.0, does not count what it added.
+	seqKnown bool
+}
+
+// errForeign says that a stream has an entry that is not ours, or a last ID
+// that no entry of ours has: whatever we add below it is refused.
+var errForeign = errors.New("the stream was written or changed by something else")
+
+// topCommand asks for a stream's top: XINFO STREAM has the last ID, which
+// outlives its entry, the last entry, and since 7.0 how many there ever were.
+func topCommand(key string) []string { return []string{"XINFO", "STREAM", key} }
+
+// parseTop reads the reply to topCommand. A missing key is an empty stream.
+func parseTop(key string, reply any) (top, error) {
+	if e, bad := reply.(replyError); bad {
+		if e == "ERR no such key" {
+			return top{seqKnown: true}, nil
+		}
+		return top{}, fmt.Errorf("read the top of stream %s: %w", key, e)
+	}
+	info := asMap(reply)
+	id, _ := info["last-generated-id"].(string)
+	pos, err := event.ParseID(id)
+	if err != nil {
+		return top{}, fmt.Errorf("read the top of stream %s: %w", key, err)
+	}
+	if pos.IsZero() {
+		return top{seqKnown: true}, nil
+	}
+	if last, _ := info["last-entry"].([]any); len(last) == 2 && last[0] == id {
+		seq, err := seqOf(last)
+		if err != nil {
+			return top{}, fmt.Errorf("read the top of stream %s: %w", key, err)
+		}
+		return top{pos, seq, true}, nil
+	}
+	// The entry is gone: a consumer has deleted it, or all are trimmed. Each of
+	// ours was added once, so their number is the last one's seq.
+	added, known := info["entries-added"].(int64)
+	return top{pos, uint64(added), known}, nil
+}
+
+// seqOf is the seq of an entry as XRANGE and XINFO show it: ID and fields.
+func seqOf(entry []any) (uint64, error) {
+	text, _ := asMap(entry[1])["seq"].(string)
+	seq, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || seq == 0 {
+		return 0, fmt.Errorf("%w: its last entry, %v, has no seq; delete that entry and set the last ID back with XDEL and XSETID", errForeign, entry[0])
+	}
+	return seq, nil
+}

@@ -1,0 +1,121 @@
+package transform
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/walrill/walrill/change"
+)
+
+// Mapping says which tables go to which streams. It is what the configuration
+// says, in the file's order, and events are made in that order.
+type Mapping struct {
+	Streams []StreamMapping
+}
+
+// StreamMapping is one stream. The name "*" stands for a stream per table,
+// named after the table.
+type StreamMapping struct {
+	Name       string
+	Partitions int // 0 is 1
+	Tables     []TableMapping
+	Where      string // file:line for errors, optional
+}
+
+// TableMapping is one table, public.orders, or every table of a schema, public.*.
+type TableMapping struct {
+	Pattern string
+	Key     []string // columns; empty is the default key (see keyColumns)
+	Where   string   // file:line for errors, optional
+}
+
+// eachTable is the name of the stream that stands for a stream per table.
+const eachTable = "*"
+
+// exact reports whether the pattern names one table.
+func (t *TableMapping) exact() bool { return !strings.HasSuffix(t.Pattern, ".*") }
+
+// matches reports whether the pattern, not an exact name, takes the table.
+func (t *TableMapping) matches(rel *change.Relation) bool {
+	schema, ok := strings.CutSuffix(t.Pattern, ".*")
+	return ok && schema == rel.Namespace
+}
+
+// find returns what the stream says of the table: an exact name before a
+// pattern, and the first pattern of several; nil when it does not take it.
+func (s *StreamMapping) find(rel *change.Relation) *TableMapping {
+	name := rel.String()
+	var pattern *TableMapping
+	for i := range s.Tables {
+		t := &s.Tables[i]
+		if t.Pattern == name {
+			return t
+		}
+		if pattern == nil && t.matches(rel) {
+			pattern = t
+		}
+	}
+	return pattern
+}
+
+// names reports whether the stream names the table exactly.
+func (s *StreamMapping) names(rel *change.Relation) bool {
+	t := s.find(rel)
+	return t != nil && t.exact()
+}
+
+// ownStream is the name of the stream that "*" gives a table.
+func ownStream(rel *change.Relation) string {
+	if rel.Namespace == "public" {
+		return rel.Name
+	}
+	return rel.String()
+}
+
+// validate refuses what can be seen to be wrong without any table.
+func (m *Mapping) validate() error {
+	seen := map[string]bool{}
+	for i := range m.Streams {
+		s := &m.Streams[i]
+		switch {
+		case s.Name == "":
+			return &Error{Where: s.Where, Problem: "a stream has no name", Fix: "name it"}
+		case seen[s.Name]:
+			return &Error{Where: s.Where, Stream: s.Name, Problem: "the stream is there twice", Fix: "put its tables under one entry"}
+		case s.Partitions < 0:
+			return &Error{Where: s.Where, Stream: s.Name, Problem: fmt.Sprintf("%d partitions", s.Partitions), Fix: "give 1 or more"}
+		}
+		seen[s.Name] = true
+		if err := s.validateTables(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *StreamMapping) validateTables() error {
+	seen := map[string]bool{}
+	for i := range s.Tables {
+		t := &s.Tables[i]
+		schema, table, ok := strings.Cut(t.Pattern, ".")
+		e := &Error{Where: t.Where, Stream: s.Name, Table: t.Pattern}
+		switch {
+		case !ok || schema == "" || table == "":
+			e.Problem = "not a table's full name"
+			e.Fix = "write schema and table, such as public.orders, or public.* for every table of a schema"
+			return e
+		case strings.Contains(schema, "*") || table != "*" && strings.Contains(table, "*"):
+			e.Problem = "a * inside a name"
+			e.Fix = fmt.Sprintf("name the table, or take every table of a schema with %s.*", strings.Trim(schema, "*"))
+			if strings.Contains(schema, "*") {
+				e.Fix = "name the schema: public.*"
+			}
+			return e
+		case seen[t.Pattern]:
+			e.Problem, e.Fix = "the table is in this stream twice", "keep one of the two"
+			return e
+		}
+		seen[t.Pattern] = true
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package transform
+
+import (
+	"fmt"
+
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/event"
+)
+
+// table returns the mapping compiled for a relation, and compiles it when
+// this version of the table's definition is met for the first time.
+func (m *Mapper) table(rel *change.Relation) (*table, error) {
+	if m.last != nil && m.last.rel == rel {
+		return m.last, nil
+	}
+	t := m.tables[rel.OID]
+	if t == nil || t.rel != rel {
+		routes, err := m.compileRoutes(rel)
+		if err != nil {
+			return nil, err
+		}
+		t = newTable(rel, routes)
+		m.tables[rel.OID] = t
+	}
+	m.last = t
+	return t, nil
+}
+
+// compileRoutes finds the streams that a table feeds, in the mapping's order.
+func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
+	var routes []route
+	for i := range m.mapping.Streams {
+		s := &m.mapping.Streams[i]
+		tm := s.find(rel)
+		if tm == nil || s.Name == eachTable && m.mapping.taken(rel) {
+			continue
+		}
+		key, err := keyColumns(rel, tm)
+		if err != nil {
+			return nil, err
+		}
+		stream, err := m.streamFor(s, rel)
+		if err != nil {
+			return nil, err
+		}
+		routes = append(routes, route{stream: stream, key: key, where: tm.Where})
+	}
+	return routes, nil
+}
+
+// taken reports whether "*" leaves the table to another stream: to one that
+// names it, or to one that has the very name and takes the table by a pattern.
+func (m *Mapping) taken(rel *change.Relation) bool {
+	for i := range m.Streams {
+		s := &m.Streams[i]
+		if s.Name == eachTable {
+			continue
+		}
+		if s.names(rel) || s.Name == ownStream(rel) && s.find(rel) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// streamFor is the stream that an entry of the mapping sends a table to. A
+// table's own stream is made when its table is met.
+func (m *Mapper) streamFor(s *StreamMapping, rel *change.Relation) (*event.Stream, error) {
+	name := s.Name
+	if name == eachTable {
+		name = ownStream(rel)
+	}
+	if stream := m.byName[name]; stream != nil {
+		return stream, nil
+	}
+	return m.addStream(name, s)
+}
+
+// addStream makes a stream, and refuses one whose Redis keys another stream
+// has: the partitions `orders:0` of orders and a stream orders:0.
+func (m *Mapper) addStream(name string, s *StreamMapping) (*event.Stream, error) {
+	stream := event.NewStream(name, s.Partitions)
+	for _, key := range stream.Keys {
+		if other, ok := m.byKey[key]; ok {
+			return nil, &Error{Where: s.Where, Stream: name,
+				Problem: fmt.Sprintf("its Redis key %s is also that of stream %s", key, other), Fix: "rename one of the two"}
+		}
+	}
+	for _, key := range stream.Keys {
+		m.byKey[key] = name
+	}
+	m.byName[name] = stream
+	m.streams = append(m.streams, stream)
+	return stream, nil
+}

@@ -1,0 +1,265 @@
+package transform
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/event"
+)
+
+var update = flag.Bool("update", false, "rewrite the scenarios' answers")
+
+// TestScenarios runs the files in testdata/scenarios. A file is a
+// conversation: lines that tell the mapper something, and behind each, after
+// "> ", what it answered. `go test ./transform -update` writes the answers anew.
+//
+//	stream NAME PARTITIONS TABLE[=KEY,KEY]...
+//	table NAME IDENTITY[=INDEX COLUMNS] [pk=COLUMNS] NAME:TYPE...
+//	check TABLE
+//	begin LSN XID
+//	insert|read TABLE NEW..., delete TABLE OLD..., update TABLE NEW... [| OLD...], truncate TABLE
+//
+// A value is a word or a Go string; NULL, ? is one that was not sent, - one outside the tuple.
+func TestScenarios(t *testing.T) {
+	files, err := filepath.Glob("testdata/scenarios/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no scenarios", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			want, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := runScenario(t, string(want))
+			if *update {
+				if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if diff := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// scenario is the state of a file that is being run.
+type scenario struct {
+	t       *testing.T
+	mapping Mapping
+	mapper  *Mapper
+	tables  map[string]*change.Relation
+}
+
+func runScenario(t *testing.T, file string) string {
+	s := &scenario{t: t, tables: map[string]*change.Relation{}}
+	var out strings.Builder
+	for line := range strings.Lines(file) {
+		if strings.HasPrefix(line, "> ") {
+			continue
+		}
+		out.WriteString(line)
+		words := splitWords(t, line)
+		if len(words) == 0 {
+			continue
+		}
+		for answer := range strings.Lines(s.run(words[0], words[1:])) {
+			out.WriteString("> " + answer)
+		}
+	}
+	return out.String()
+}
+
+// splitWords splits a line at spaces; a word may be a Go string. What follows # is a remark.
+func splitWords(t *testing.T, line string) []string {
+	var words []string
+	for {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			return words
+		}
+		if line[0] == '"' || line[0] == '`' {
+			q, err := strconv.QuotedPrefix(line)
+			if err != nil {
+				t.Fatalf("%s: %v", line, err)
+			}
+			words, line = append(words, q), line[len(q):]
+			continue
+		}
+		word, rest, _ := strings.Cut(line, " ")
+		words, line = append(words, word), rest
+	}
+}
+
+func (s *scenario) run(command string, args []string) string {
+	switch command {
+	case "stream":
+		s.stream(args)
+		return ""
+	case "table":
+		s.table(args)
+		return ""
+	}
+	if s.mapper == nil {
+		m, err := New(s.mapping, 0)
+		if err != nil {
+			return err.Error() + "\n"
+		}
+		s.mapper = m
+	}
+	switch command {
+	case "new":
+		return ""
+	case "begin":
+		lsn, err := change.ParseLSN(args[0])
+		xid, err2 := strconv.Atoi(args[1])
+		if err != nil || err2 != nil {
+			s.t.Fatal(err, err2)
+		}
+		s.mapper.Begin(change.Tx{CommitLSN: lsn, XID: uint32(xid), Time: time.Unix(0, 0).UTC()})
+		return ""
+	case "check":
+		streams, err := s.mapper.Check(s.tables[args[0]])
+		return streamNames(streams) + errorLine(err)
+	case "streams":
+		return streamNames(s.mapper.Streams())
+	}
+	return s.change(command, args)
+}
+
+func errorLine(err error) string {
+	if err == nil {
+		return ""
+	}
+	return "error: " + err.Error() + "\n"
+}
+
+func streamNames(streams []*event.Stream) string {
+	var b strings.Builder
+	for _, s := range streams {
+		fmt.Fprintf(&b, "%s in %d\n", s.Name, len(s.Keys))
+	}
+	return b.String()
+}
+
+func (s *scenario) stream(args []string) {
+	partitions, err := strconv.Atoi(args[1])
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	m := StreamMapping{Name: args[0], Partitions: partitions, Where: fmt.Sprintf("w.yaml:%d", 10*len(s.mapping.Streams)+1)}
+	for i, arg := range args[2:] {
+		pattern, key, _ := strings.Cut(arg, "=")
+		table := TableMapping{Pattern: pattern, Where: fmt.Sprintf("w.yaml:%d", 10*len(s.mapping.Streams)+2+i)}
+		if key != "" {
+			table.Key = strings.Split(key, ",")
+		}
+		m.Tables = append(m.Tables, table)
+	}
+	s.mapping.Streams = append(s.mapping.Streams, m)
+}
+
+func (s *scenario) table(args []string) {
+	namespace, name, _ := strings.Cut(args[0], ".")
+	identity, index, _ := strings.Cut(args[1], "=")
+	rel := &change.Relation{OID: uint32(len(s.tables) + 1), Namespace: namespace, Name: name, Identity: change.Identity(identity[0])}
+	if old := s.tables[args[0]]; old != nil {
+		rel.OID = old.OID
+	}
+	keys := map[string]bool{}
+	for _, arg := range args[2:] {
+		if pk, ok := strings.CutPrefix(arg, "pk="); ok {
+			rel.PrimaryKey = strings.Split(pk, ",")
+			continue
+		}
+		column, typ, _ := strings.Cut(arg, ":")
+		t := map[string]*change.Type{"": typeText, "int": typeInt8, "numeric": typeNumeric, "point": typePoint2, "tags": arrayOf(typeText)}[typ]
+		rel.Columns = append(rel.Columns, change.Column{Name: column, Type: t})
+	}
+	key := strings.Split(index, ",")
+	if rel.Identity == change.IdentityDefault {
+		key = rel.PrimaryKey
+	}
+	for _, k := range key {
+		keys[k] = true
+	}
+	for i := range rel.Columns {
+		rel.Columns[i].Key = rel.Identity == change.IdentityFull || keys[rel.Columns[i].Name]
+	}
+	s.tables[args[0]] = rel
+}
+
+func (s *scenario) change(command string, args []string) string {
+	ops := map[string]change.Op{"insert": change.Insert, "read": change.Read, "update": change.Update, "delete": change.Delete, "truncate": change.Truncate, "message": change.Message}
+	c := &change.Change{Op: ops[command]}
+	if c.Op == 0 {
+		s.t.Fatalf("unknown command %q", command)
+	}
+	if c.Op != change.Message {
+		c.Relation = s.tables[args[0]]
+	}
+	for i, arg := range args {
+		if i == 0 {
+			continue
+		}
+		if arg == "|" {
+			c.Old = s.values(args[i+1:])
+			break
+		}
+		c.New = append(c.New, s.values(args[i : i+1])...)
+	}
+	if c.Op == change.Delete {
+		c.New, c.Old = nil, c.New
+	}
+	events, err := s.mapper.Map(c)
+	var b strings.Builder
+	for i := range events {
+		b.WriteString(eventLine(&events[i]))
+	}
+	return b.String() + errorLine(err)
+}
+
+func (s *scenario) values(words []string) []change.Value {
+	var row []change.Value
+	for _, w := range words {
+		switch w {
+		case "NULL":
+			row = append(row, change.Value{Kind: change.Null})
+		case "?":
+			row = append(row, change.Value{Kind: change.Unchanged})
+		case "-":
+			row = append(row, change.Value{Kind: change.Absent})
+		default:
+			if text, err := strconv.Unquote(w); err == nil {
+				w = text
+			}
+			row = append(row, change.Value{Kind: change.Text, Data: []byte(w)})
+		}
+	}
+	return row
+}
+
+func eventLine(e *event.Event) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s %s %c", e.Position, e.Stream.Keys[e.Partition], e.Type, e.Op)
+	for _, f := range []struct {
+		name string
+		text []byte
+	}{{"key", e.Key}, {"data", e.Data}, {"old", e.Old}, {"unchanged", e.Unchanged}} {
+		if len(f.text) > 0 {
+			fmt.Fprintf(&b, " %s=%s", f.name, f.text)
+		}
+	}
+	return b.String() + "\n"
+}

@@ -179,7 +179,7 @@ var samples = map[string][]string{
 	"float4": {"0", "-0", "1.5", "3.4028235e38", "1e-45", "1e6", "1e15", "NaN", "Infinity", "-Infinity"},
 	"float8": {"0", "-0", "-0.1", "1e20", "1.5e-7", "1.7976931348623157e308", "5e-324", "123456789012345680", "1e15", "1e16", "NaN", "Infinity", "-Infinity"},
 	"numeric": {"0", "0.00", "-0.0", "1e20", "1e-20", "NaN", "Infinity", "-Infinity", "123456789012345678901234567890.123456789",
-		"1e131071", "-9.5e-16000"},
+		"1e1000", "-9.5e-1000"},
 	"money":  {"12.34", "-92233720368547758.08"},
 	"text":   {"", " ", "NULL", "null", `a "quoted" \ back`, "{}", "(,)", "ünï😀", "\x01\t\n\r\x7f", "a,b;c", "'", "\u2028"},
 	"bpchar": {"ab ", ""}, "varchar": {"x", "NULL"}, "name": {"x", "Sp ace"}, "char": {"a", "", `"`, `\377`, `\`},
@@ -242,6 +242,15 @@ func TestTypesEqualToJSONB(t *testing.T) {
 		o.makeTable(t, name, typ, values)
 		o.checkTable(t, "t "+name)
 	}
+}
+
+// The largest and the smallest that Postgres has.
+func TestTypesHugeValues(t *testing.T) {
+	o := newOracle(t)
+	o.exec(t, `CREATE TABLE huge AS SELECT 1e131071::numeric - 1 AS large, -9.5e-16000::numeric AS small, repeat('\"x', 1 << 20) AS long,
+		'[1e131071, 1e-16000, -2.5e400]'::json AS j, (SELECT array_agg(i::text) FROM generate_series(1, 100000) i) AS list,
+		(SELECT json_object_agg(i, i) FROM generate_series(1, 1000) i) AS wide, (repeat('[', 1000) || repeat(']', 1000))::json AS deep`)
+	o.checkTable(t, "huge")
 }
 
 // makeTable makes a table of everything that can be made of a type, with all values in every place.

@@ -57,11 +57,12 @@ func checkSource(a anatomy) string {
 	return a.problem
 }
 
-var sinkSchemes = []string{"redis", "rediss", "unix", "redis+sentinel", "redis+cluster"}
+// sinkSchemes are those that package sink reads; errors offer the first five.
+var sinkSchemes = []string{"redis", "rediss", "unix", "redis+sentinel", "redis+cluster", "rediss+sentinel", "rediss+cluster"}
 
 // checkSink checks the address of Redis.
 func checkSink(a anatomy) string {
-	want := "write `redis://host:6379/0`, or one that starts with " + enumerateSchemes(sinkSchemes[1:])
+	want := "write `redis://host:6379/0`, or one that starts with " + enumerateSchemes(sinkSchemes[1:5])
 	switch {
 	case a.scheme == "":
 		if a.shown == "" {
@@ -76,6 +77,8 @@ func checkSink(a anatomy) string {
 		return "names no socket; write `unix:///run/redis.sock`"
 	case a.scheme != "unix" && strings.Trim(a.hosts, ",") == "":
 		return "names no host; " + want
+	case strings.HasSuffix(a.scheme, "+sentinel") && strings.Trim(a.path, "/") == "":
+		return "names no master; write `redis+sentinel://host:26379,host:26379/mymaster/0`"
 	}
 	return ""
 }

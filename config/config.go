@@ -48,7 +48,8 @@ const (
 
 // Sink is the Redis that events go to.
 type Sink struct {
-	// URL has the scheme redis, rediss, unix, redis+sentinel or redis+cluster.
+	// URL has the scheme redis, rediss, unix, redis+sentinel, redis+cluster,
+	// rediss+sentinel or rediss+cluster.
 	URL        URL
 	Format     Format // default fields
 	Durability Durability

@@ -34,7 +34,7 @@ func dissect(raw string) anatomy {
 // knownSchemes are those that an error or a redacted URL may show. Text that
 // only looks like a scheme might be anything.
 var knownSchemes = []string{"postgres", "postgresql", "redis", "rediss", "unix", "redis+sentinel", "redis+cluster",
-	"valkey", "valkeys", "mysql", "mariadb", "mongodb", "http", "https", "jdbc", "tcp"}
+	"rediss+sentinel", "rediss+cluster", "valkey", "valkeys", "mysql", "mariadb", "mongodb", "http", "https", "jdbc", "tcp"}
 
 const escapeAdvice = "write `@`, `:`, `/`, `?`, `#` and `%` in a user name or password as %40, %3A, %2F, %3F, %23 and %25"
 

@@ -39,6 +39,5 @@ func FromFlags(source, sink string, tables []string, pipeline string) (*Config, 
 	}
 	r.cfg.Streams = []Stream{all}
 	r.defaults()
-	r.collisions()
 	return r.finish()
 }

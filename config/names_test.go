@@ -77,23 +77,11 @@ func TestTablePattern(t *testing.T) {
 	}
 }
 
-func TestLookup(t *testing.T) {
-	s := Stream{Tables: []Table{{Pattern: "a.*", Key: []string{"w"}}, {Pattern: "a.t", Key: []string{"k"}}, {Pattern: "b.u"}}}
-	tests := []struct{ schema, table, want string }{
-		{"a", "t", "a.t"}, {"a", "other", "a.*"}, {"b", "u", "b.u"}, {"b", "t", ""}, {"c", "t", ""},
-	}
-	for _, tt := range tests {
-		got, ok := s.Lookup(tt.schema, tt.table)
-		if got.Pattern != tt.want || ok != (tt.want != "") {
-			t.Errorf("%s.%s: got %v, %v, want %s", tt.schema, tt.table, got, ok, tt.want)
-		}
-	}
-}
-
 // Collisions are looked for among the keys that events really go to.
 func TestKeysAreThoseOfEvents(t *testing.T) {
 	for _, n := range []int{1, 2, 12} {
-		if got, want := keys("orders", n), event.NewStream("orders", n).Keys; !slices.Equal(got, want) {
+		s := Stream{Name: "orders", Partitions: n}
+		if got, want := s.keys(), event.NewStream("orders", n).Keys; !slices.Equal(got, want) {
 			t.Errorf("%d partitions: %v, but package event has %v", n, got, want)
 		}
 	}
@@ -125,6 +113,10 @@ func TestCheckAddress(t *testing.T) {
 		{"redis://", false, false},
 		{"redis:///0", false, false},
 		{"redis+sentinel://a:1,b:2/m/0", false, true},
+		{"rediss+sentinel://u:p@a/m", false, true},
+		{"redis+sentinel://a:1,b:2", false, false},
+		{"redis+sentinel://a:1,b:2/", false, false},
+		{"rediss+cluster://a", false, true},
 		{"redis+cluster://u:p@a:1,b:2", false, true},
 		{"redis+cluster://", false, false},
 		{"redis+tls://h", false, false},

@@ -91,8 +91,8 @@ const (
 // backoff waits before the next attempt: exponentially longer, up to a limit,
 // with jitter, so that many instances do not come back at once. It reports
 // false when ctx ends first.
-func backoff(ctx context.Context, attempt int) bool {
-	delay := min(maxDelay, firstDelay<<min(attempt, 16))
+func (p *Publisher) backoff(ctx context.Context, attempt int) bool {
+	delay := min(maxDelay, p.firstDelay<<min(attempt, 16))
 	timer := time.NewTimer(delay/2 + rand.N(delay/2))
 	defer timer.Stop()
 	select {

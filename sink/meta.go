@@ -131,7 +131,7 @@ func (p *Publisher) insist(ctx context.Context, what string, f func(*link) error
 			last = err
 			p.control.failed(err)
 		}
-		if !backoff(ctx, attempt) {
+		if !p.backoff(ctx, attempt) {
 			return fmt.Errorf("%s: %w; the last attempt: %w", what, context.Cause(ctx), last)
 		}
 	}

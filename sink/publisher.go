@@ -72,6 +72,8 @@ type Publisher struct {
 	target *target
 	log    *slog.Logger
 
+	firstDelay time.Duration // of a retry
+
 	// The run loop's.
 	streams  map[*event.Stream][]*partition
 	byKey    map[string]*partition
@@ -135,9 +137,12 @@ func New(o Options) (*Publisher, error) {
 		o.Wake = func() {}
 	}
 	p := &Publisher{
-		o:        o,
-		target:   t,
-		log:      o.Log,
+		o:      o,
+		target: t,
+		log:    o.Log,
+
+		firstDelay: firstDelay,
+
 		streams:  map[*event.Stream][]*partition{},
 		byKey:    map[string]*partition{},
 		cur:      newBatch(o.BatchEntries, o.BatchBytes),
@@ -294,7 +299,7 @@ func (p *Publisher) deliver(ctx context.Context, b *batch, m mark) error {
 			return err
 		}
 		p.publishing.failed(err)
-		if !backoff(ctx, attempt) {
+		if !p.backoff(ctx, attempt) {
 			return ctx.Err()
 		}
 	}

@@ -54,7 +54,7 @@ func (p *Publisher) settle(ctx context.Context) error {
 				return err
 			}
 			p.publishing.failed(err)
-			if !backoff(ctx, attempt) {
+			if !p.backoff(ctx, attempt) {
 				return ctx.Err()
 			}
 		}

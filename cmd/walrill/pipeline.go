@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"time"
 
 	"github.com/walrill/walrill/bridge"
 	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
-	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/sink"
 	"github.com/walrill/walrill/transform"
 )
@@ -45,14 +43,13 @@ func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeli
 		},
 		NewMapper: func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
 		NewPublisher: func(wake func()) (bridge.Publisher, error) {
-			p, err := sink.New(sink.Options{
+			return sink.New(sink.Options{
 				URL:        cfg.Sink.URL.Reveal(),
 				Pipeline:   cfg.Pipeline,
 				Durability: sink.Durability{Replicas: cfg.Sink.Durability.Replicas, Fsync: cfg.Sink.Durability.Fsync, Timeout: cfg.Sink.Durability.Timeout},
 				Log:        log,
 				Wake:       wake,
 			})
-			return publisher{p}, err
 		},
 		HTTP:        httpAddr,
 		StopTimeout: stopTimeout,
@@ -93,26 +90,4 @@ func mappingOf(cfg *config.Config) transform.Mapping {
 		m.Streams = append(m.Streams, stream)
 	}
 	return m
-}
-
-type publisher struct{ *sink.Publisher }
-
-func (p publisher) Connect(ctx context.Context) (event.Meta, uint64, error) {
-	m, err := p.Publisher.Connect(ctx)
-	if err != nil {
-		return event.Meta{}, 0, err
-	}
-	fields := map[string]string{}
-	maps.Copy(fields, m.Extra)
-	meta, err := event.ParseMeta(fields)
-	meta.System, meta.Timeline, meta.Epoch = m.System, int32(m.Timeline), m.Epoch
-	return meta, m.Watermark, err
-}
-
-func (p publisher) SaveMeta(ctx context.Context, meta event.Meta) error {
-	fields := meta.Fields()
-	delete(fields, "system")
-	delete(fields, "timeline")
-	delete(fields, "epoch")
-	return p.Publisher.SaveMeta(ctx, sink.Meta{System: meta.System, Timeline: uint32(meta.Timeline), Epoch: meta.Epoch, Extra: fields})
 }

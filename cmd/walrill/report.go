@@ -66,11 +66,11 @@ func (r *reporter) sample(now time.Time) {
 // sinkStatus is the present publisher's status with the counts of all.
 func (r *reporter) sinkStatus() sink.Status {
 	t := &r.totals
-	if p, ok := r.pipeline.bridge.Status().Publisher.(publisher); ok {
-		if t.of != nil && t.of != p.Publisher {
+	if p, ok := r.pipeline.bridge.Status().Publisher.(*sink.Publisher); ok {
+		if t.of != nil && t.of != p {
 			t.before = sum(t.before, t.last)
 		}
-		t.of, t.last = p.Publisher, p.Status()
+		t.of, t.last = p, p.Status()
 	}
 	return sum(t.before, t.last)
 }
@@ -140,18 +140,13 @@ func fillSlot(s *web.Source, slot capture.SlotState) {
 
 func (r *reporter) fillSink(s *web.Sink) {
 	status := r.sinkStatus()
-	s.State, s.Since = string(status.State), status.Since
+	s.State, s.Since = status.State, status.Since
 	if status.State != sink.StateConnected {
-		s.ErrorKind, s.Error = string(status.Kind), redact(r.config, status.Error)
+		s.ErrorKind, s.Error = status.ErrorKind, redact(r.config, status.Error)
 	}
 	s.Entries, s.Duplicates, s.Batches, s.Bytes, s.Rate = status.Entries, status.Skipped, status.Batches, status.Bytes, r.rate
 	s.BatchEntries, s.AckSeconds = web.Histogram(status.BatchEntries), web.Histogram(status.AckSeconds)
-	for kind, n := range status.Errors {
-		if s.Errors == nil {
-			s.Errors = map[string]uint64{}
-		}
-		s.Errors[string(kind)] = n
-	}
+	s.Errors = status.Errors
 	epoch, lsn := event.SplitClock(status.Durable)
 	s.Epoch = epoch
 	if lsn != 0 {

@@ -19,7 +19,7 @@ func (r *reader) url(dst *URL, check func(anatomy) string) readFunc {
 			return
 		}
 		if msg := checkAddress(raw, check); msg != "" {
-			if n.text != raw && len(n.text) > 0 {
+			if n.text != raw {
 				msg += "; look at what its variables hold"
 			}
 			r.fail(n.at, path, "the URL %s", msg)

@@ -16,10 +16,6 @@ import (
 // a partition that has had no event yet does not, although a later one may.
 const probeWindow = 64
 
-// partitionsField is where the daemon says, in the pipeline's meta hash, how
-// many partitions a stream has.
-func partitionsField(stream string) string { return "partitions:" + stream }
-
 // discover learns how many partitions each stream has. It is repeated when a
 // watermark has been learnt and before the partitions are read up to it: what
 // is below the watermark is then in a partition that discover has seen. A stream
@@ -27,7 +23,7 @@ func partitionsField(stream string) string { return "partitions:" + stream }
 func (r *Reader) discover(ctx context.Context) error {
 	fields := make([]string, len(r.streams))
 	for i, s := range r.streams {
-		fields[i] = partitionsField(s.Name)
+		fields[i] = event.PartitionsField(s.Name)
 	}
 	key := event.MetaKey(r.opts.Pipeline)
 	said, err := r.opts.Client.HMGet(ctx, key, fields...).Result()

@@ -130,7 +130,7 @@ func TestReaderDoesNotWaitForWhatNeverComes(t *testing.T) {
 			t.Errorf("got error %v", err)
 		}
 	}
-	if err := client.HSet(t.Context(), event.MetaKey(pipeline), partitionsField("orders"), "many").Err(); err != nil {
+	if err := client.HSet(t.Context(), event.MetaKey(pipeline), event.PartitionsField("orders"), "many").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Open(t.Context(), Options{Client: client, Pipeline: pipeline, Streams: []string{"orders"}}); err == nil || !strings.Contains(err.Error(), "many") {

@@ -111,7 +111,7 @@ func arguments(t testing.TB, e *event.Event) []any {
 // partitions says how many partitions a stream has, as the daemon does.
 func (w *writer) partitions(s *event.Stream) {
 	w.t.Helper()
-	err := w.client.HSet(w.t.Context(), event.MetaKey(pipeline), partitionsField(s.Name), len(s.Keys)).Err()
+	err := w.client.HSet(w.t.Context(), event.MetaKey(pipeline), event.PartitionsField(s.Name), len(s.Keys)).Err()
 	if err != nil {
 		w.t.Fatal(err)
 	}

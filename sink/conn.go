@@ -33,7 +33,7 @@ func (t *target) dial(ctx context.Context, addr string, greeting [][]string) (*c
 	d := net.Dialer{Timeout: t.dialTimeout}
 	raw, err := d.DialContext(ctx, t.network, addr)
 	if err != nil {
-		return nil, fmt.Errorf("connect to Redis: %w", err)
+		return nil, fmt.Errorf("reach Redis: %w", err)
 	}
 	nc := raw
 	if t.tls != nil {

@@ -13,7 +13,7 @@ type request struct {
 	c       *conn
 	payload []byte
 	groups  [][]entry // each one transaction
-	mark    bool      // the payload ends with the mark
+	mark    string    // the key of the mark that the payload ends with, if any
 }
 
 // exchange sends a batch, a mark or both, reads every reply and returns nil
@@ -115,7 +115,7 @@ func (p *Publisher) addMark(ctx context.Context, m mark) error {
 	}
 	var r *request
 	s.requests, r = requestTo(s.requests, c)
-	r.mark = true
+	r.mark = s.commits.key
 	r.payload = appendMark(r.payload, s.commits.key, m, p.marks.lastWritten())
 	return nil
 }
@@ -135,7 +135,7 @@ func (r *request) read(v *verdict) error {
 			return err
 		}
 	}
-	if !r.mark {
+	if r.mark == "" {
 		return nil
 	}
 	line, err := r.c.line()
@@ -146,7 +146,7 @@ func (r *request) read(v *verdict) error {
 		_, err = r.c.line()
 		return err
 	case !isDuplicate(line): // one that another instance has written is as good as ours
-		v.fail(fmt.Errorf("write watermark: %w", replyError(line[1:])))
+		v.fail(fmt.Errorf("write watermark to %s: %w", r.mark, replyError(line[1:])))
 	}
 	return nil
 }

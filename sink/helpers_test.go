@@ -130,14 +130,19 @@ func (l *loop) stop() {
 func (l *loop) play(s *script, from, to int) {
 	l.t.Helper()
 	for i := from; i < to; i++ {
-		e := s.events[i]
-		l.p.Append(&e)
-		if w := s.ends[i]; w != 0 {
-			l.p.Mark(w, e.Time)
-		}
+		l.take(s, i)
 		if l.p.Full() {
 			l.offer()
 		}
+	}
+}
+
+// take appends one event, however full the batch is.
+func (l *loop) take(s *script, i int) {
+	e := s.events[i]
+	l.p.Append(&e)
+	if w := s.ends[i]; w != 0 {
+		l.p.Mark(w, e.Time)
 	}
 }
 

@@ -240,6 +240,8 @@ func TestLifecycle(t *testing.T) {
 		soon, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 		defer cancel()
 		mustContain(t, l.p.Drain(soon), "not everything was acknowledged")
+		soon, cancel = context.WithTimeout(ctx, 50*time.Millisecond)
+		defer cancel()
 		_, _, err := l.p.Connect(soon)
 		mustContain(t, err, "connect to Redis", "deadline exceeded", "connection refused")
 	})

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+)
+
+var echo = os.Stderr // progress; the table goes to standard output
+
+// results are all measures, by shape and runner.
+type results struct {
+	shapes  []shape
+	runs    map[string]map[string][]measure
+	big     measure
+	latency latency
+}
+
+func (r *results) add(s shape, runner string, m measure) {
+	if r.runs == nil {
+		r.runs = map[string]map[string][]measure{}
+	}
+	if r.runs[s.name] == nil {
+		r.shapes = append(r.shapes, s)
+		r.runs[s.name] = map[string][]measure{}
+	}
+	r.runs[s.name][runner] = append(r.runs[s.name][runner], m)
+}
+
+// median takes the median of one figure over the rounds.
+func median[T int64 | float64 | time.Duration](ms []measure, figure func(measure) T) T {
+	values := make([]T, len(ms))
+	for i, m := range ms {
+		values[i] = figure(m)
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// print writes a table in Markdown and the ratios that count.
+func (r *results) print(w io.Writer) {
+	fmt.Fprintln(w, "| shape | runner | k units/s | client CPU s per 1M | walsender CPU s per 1M | Redis CPU s per 1M | peak RSS MB |")
+	fmt.Fprintln(w, "| --- | --- | --- | --- | --- | --- | --- |")
+	for _, s := range r.shapes {
+		for _, name := range []string{limitName, ordinaryName, walrillName} {
+			ms := r.runs[s.name][name]
+			fmt.Fprintf(w, "| %s | %s | %.0f | %.1f | %.1f | %.1f | %.1f |\n", s.name, name,
+				median(ms, measure.rate)/1000,
+				median(ms, func(m measure) float64 { return m.perMillion(m.client) }),
+				median(ms, func(m measure) float64 { return m.perMillion(m.walsender) }),
+				median(ms, func(m measure) float64 { return m.perMillion(m.redis_) }),
+				median(ms, func(m measure) float64 { return float64(m.rss) / 1e6 }))
+		}
+	}
+	fmt.Fprintf(w, "\n| target | floor | goal | measured |\n| --- | --- | --- | --- |\n")
+	floors := map[string][2]string{"A": {"≥ 1.0", "≥ 1.3"}, "B": {"≥ 1.5", "≥ 2.5"}}
+	for _, s := range r.shapes {
+		fmt.Fprintf(w, "| drain, shape %s, to pg_recvlogical | %s | %s | %s |\n", s.name, floors[s.name][0], floors[s.name][1],
+			r.ratio(s.name, limitName, measure.rate))
+		fmt.Fprintf(w, "| client CPU per unit, shape %s, to ordinary Go | ≤ 0.5 | ≤ 0.25 | %s |\n", s.name,
+			r.ratio(s.name, ordinaryName, func(m measure) float64 { return m.perMillion(m.client) }))
+	}
+	fmt.Fprintf(w, "| peak RSS, one transaction of %d rows | < 64 MiB | < 32 MiB | %.1f MiB |\n", r.big.units, float64(r.big.rss)/(1<<20))
+	fmt.Fprintf(w, "| commit to XREAD, idle | p50 < 2 ms | p50 < 1 ms, p99 < 5 ms | p50 %s, p99 %s, max %s |\n",
+		r.latency.p50.Round(10*time.Microsecond), r.latency.p99.Round(10*time.Microsecond), r.latency.max.Round(10*time.Microsecond))
+}
+
+// ratio compares walrill with another runner round by round, so that a machine whose speed drifts
+// does not matter, and gives the median and the extremes.
+func (r *results) ratio(shape, other string, figure func(measure) float64) string {
+	var ratios []float64
+	for i, m := range r.runs[shape][walrillName] {
+		ratios = append(ratios, figure(m)/figure(r.runs[shape][other][i]))
+	}
+	slices.Sort(ratios)
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
+}

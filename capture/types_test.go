@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/big"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,14 +130,14 @@ func compareRow(m *transform.Mapper, rel *change.Relation, row [][]byte) string 
 	if err1 != nil || err2 != nil {
 		return fmt.Sprintf("%v, %v in %s", err1, err2, events[0].Data)
 	}
-	if cmp.Equal(want, got) {
-		return ""
-	}
 	problem := ""
 	for i, col := range rel.Columns {
-		if diff := cmp.Diff(want[col.Name], got[col.Name]); diff != "" {
-			problem += fmt.Sprintf("%s %s %s (-to_jsonb +walrill): %s", col.Name, col.Type.Name, row[i], diff)
+		if !reflect.DeepEqual(want[col.Name], got[col.Name]) {
+			problem += fmt.Sprintf("column %s %s, text %.500s:\n to_jsonb %.500v\n walrill  %.500v\n", col.Name, col.Type.Name, row[i], want[col.Name], got[col.Name])
 		}
+	}
+	if problem == "" && len(want) != len(got) {
+		problem = fmt.Sprintf("%d members instead of %d", len(got), len(want))
 	}
 	return problem
 }

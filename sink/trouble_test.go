@@ -216,30 +216,37 @@ func TestLeastRights(t *testing.T) {
 	complete(t, c, s)
 }
 
-// A server that keeps what it acknowledged is killed again and again.
+// A server that keeps what it acknowledged is killed again and again while
+// entries come in.
 func TestKill(t *testing.T) {
 	noLeaks(t)
 	r := harness.NewRedis(t, harness.RedisOptions{Config: map[string]string{"appendonly": "yes", "appendfsync": "always"}})
-	s := newScript("orders", 3000, 1)
+	s := newScript("orders", 5000, 1)
 	l := start(t, Options{URL: r.URL(), BatchEntries: 20}, s.stream)
-	for round := range 4 {
-		from := round * 700
-		l.play(s, from, from+690)
-		if err := r.Kill(); err != nil {
-			t.Fatal(err)
+	killed := make(chan error)
+	go func() {
+		for round := range uint64(5) {
+			harness.Eventually(t, patience, "entries", func() bool { return l.p.Status().Entries > 900*round })
+			if err := errors.Join(r.Kill(), r.Start(t.Context())); err != nil {
+				killed <- err
+				return
+			}
 		}
-		for i := from + 690; i < from+700; i++ {
-			l.take(s, i)
-		}
-		l.p.Offer()
-		l.troubled(t, kindConnection)
-		if err := r.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	l.play(s, 2800, len(s.events))
+		killed <- nil
+	}()
+	l.play(s, 0, len(s.events))
 	l.settle()
-	complete(t, client(t, r.URL()), s)
+	if err := <-killed; err != nil {
+		t.Fatal(err)
+	}
+	l.p.Mark(s.end()+1, time.Now())
+	l.settle()
+	if n := published(t, client(t, r.URL()), s); n != len(s.events) {
+		t.Errorf("%d entries, want %d", n, len(s.events))
+	}
+	if l.p.Status().Errors[string(kindConnection)] == 0 {
+		t.Error("no kill was noticed")
+	}
 }
 
 // A server that loses what it acknowledged ends the publisher.

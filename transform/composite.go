@@ -92,7 +92,8 @@ func (c *composite) ended(dst []byte, start int, text []byte) ([]byte, error) {
 
 func (c *composite) malformed() error { return fmt.Errorf("type %s: malformed row text", c.name) }
 
-// field appends one attribute. The text that it returns starts with what ended the field, ',' or ')'.
+// field appends one attribute. The text that it returns starts with what ended the field,
+// ',' or ')'.
 func (c *composite) field(dst, text []byte, m *member) (out, rest []byte, err error) {
 	if len(text) > 0 && (text[0] == ',' || text[0] == ')') {
 		return m.appendNull(dst), text, nil

@@ -1,9 +1,11 @@
 package transform
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/walrill/walrill/change"
 )
@@ -178,6 +180,24 @@ func TestEncodeErrors(t *testing.T) {
 		got, err := encode(c.typ, c.text)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s %.20q: %.40s, error %v, want %q", c.typ.Name, c.text, got, err, c.want)
+		}
+	}
+}
+
+// Every byte at every place of a word of eight and of the rest.
+func TestStringEscapesEveryByte(t *testing.T) {
+	for c := range 256 {
+		for at := range 19 {
+			text := bytes.Repeat([]byte("é"), 10)
+			text[at] = byte(c)
+			if !utf8.Valid(text) {
+				text = []byte(strings.Repeat("x", 20))
+				text[at] = byte(c % 128)
+			}
+			var got string
+			if out := appendString(nil, text); json.Unmarshal(out, &got) != nil || got != string(text) {
+				t.Fatalf("%q became %s", text, out)
+			}
 		}
 	}
 }

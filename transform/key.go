@@ -13,7 +13,8 @@ import (
 // into the relation's columns:
 //
 //   - what the mapping says; else
-//   - the primary key in its own order, when it is the replica identity or part of the whole row that is; else
+//   - the primary key in its own order, when it is the replica identity or part of the
+//     whole row that is; else
 //   - the replica identity, in the table's column order.
 //
 // Postgres promises the old values of the replica identity only, so a key of
@@ -31,8 +32,8 @@ func keyColumns(rel *change.Relation, t *TableMapping) ([]int, error) {
 	}
 	return nil, &Error{Where: t.Where, Table: rel.String(),
 		Problem: "nothing to order its events by: it has no primary key and no replica identity",
-		Fix: fmt.Sprintf("add a primary key, or ALTER TABLE %s REPLICA IDENTITY FULL, or a unique index on columns that are NOT NULL and ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX its_name",
-			sqlName(rel))}
+		Fix: fmt.Sprintf("add a primary key, or ALTER TABLE %s REPLICA IDENTITY FULL, or a unique index "+
+			"on columns that are NOT NULL and ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX its_name", sqlName(rel))}
 }
 
 func configuredKey(rel *change.Relation, t *TableMapping) ([]int, error) {
@@ -86,10 +87,10 @@ func outsideIdentity(rel *change.Relation, t *TableMapping, identity []int, outs
 		index[i] = quoteIdent(index[i])
 	}
 	return &Error{Where: t.Where, Table: rel.String(), Columns: outside,
-		Problem: fmt.Sprintf("cannot be keyed by %s: Postgres sends old values of the replica identity only, %s, so a delete or a change of the key could not be placed",
-			strings.Join(outside, ", "), has),
-		Fix: fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL, or a unique index on (%s), all NOT NULL, and ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX its_name",
-			sqlName(rel), strings.Join(index, ", "))}
+		Problem: fmt.Sprintf("cannot be keyed by %s: Postgres sends old values of the replica identity only, %s, "+
+			"so a delete or a change of the key could not be placed", strings.Join(outside, ", "), has),
+		Fix: fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL, or a unique index on (%s), all NOT NULL, "+
+			"and ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX its_name", sqlName(rel), strings.Join(index, ", "))}
 }
 
 // identityColumns are the columns whose old values Postgres sends. With no replica

@@ -217,7 +217,7 @@ func (s *scenario) change(command string, args []string) string {
 			c.Old = s.values(args[i+1:])
 			break
 		}
-		c.New = append(c.New, s.values(args[i : i+1])...)
+		c.New = append(c.New, s.values(args[i:i+1])...)
 	}
 	if c.Op == change.Delete {
 		c.New, c.Old = nil, c.New

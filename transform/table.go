@@ -1,6 +1,7 @@
 package transform
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/walrill/walrill/change"
@@ -108,15 +109,15 @@ func (t *table) appendOld(dst []byte, row, before []change.Value) ([]byte, error
 	return closeObject(dst, start), nil
 }
 
-// differs reports whether an old value is known and the new one is another.
-func differs(old, new *change.Value) bool {
+// differs reports whether a value is known before and after, and another.
+func differs(before, after *change.Value) bool {
 	switch {
-	case new.Kind != change.Text && new.Kind != change.Null:
+	case after.Kind != change.Text && after.Kind != change.Null:
 		return false
-	case old.Kind == change.Null:
-		return new.Kind == change.Text
-	case old.Kind == change.Text:
-		return new.Kind == change.Null || string(old.Data) != string(new.Data)
+	case before.Kind == change.Null:
+		return after.Kind == change.Text
+	case before.Kind == change.Text:
+		return after.Kind == change.Null || !bytes.Equal(before.Data, after.Data)
 	}
 	return false
 }

@@ -140,7 +140,7 @@ type oracleReader struct {
 }
 
 func (r *oracleReader) row(lsnText, xid, data string) error {
-	lsn, err := parseLSN(lsnText)
+	lsn, err := ParseLSN(lsnText)
 	if err != nil {
 		return err
 	}
@@ -179,8 +179,8 @@ func (r *oracleReader) commit(end uint64) {
 	r.open, r.last = nil, max(r.last, end)
 }
 
-// parseLSN is our own, so that the oracle shares no code with what it judges.
-func parseLSN(s string) (uint64, error) {
+// ParseLSN reads an LSN as Postgres prints it. It is our own, so that the oracle shares no code with what it judges.
+func ParseLSN(s string) (uint64, error) {
 	var high, low uint32
 	if _, err := fmt.Sscanf(s, "%X/%X", &high, &low); err != nil {
 		return 0, fmt.Errorf("read LSN %q: %w", s, err)

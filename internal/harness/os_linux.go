@@ -14,12 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dieWithParent makes the kernel send sig to cmd's process when we die.
+// dieWithParent makes the kernel send sig to cmd's process when we die. With no
+// signal (0) the process outlives us and the terminal that we were started from.
 func dieWithParent(cmd *exec.Cmd, sig syscall.Signal) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
-	cmd.SysProcAttr.Pdeathsig = sig
+	cmd.SysProcAttr.Pdeathsig, cmd.SysProcAttr.Setsid = sig, sig == 0
 }
 
 // account is the user that Postgres runs as; nil is ourselves.

@@ -31,6 +31,7 @@ type PostgresOptions struct {
 	Settings map[string]string
 	Dir      string // default a temporary directory; one that holds a cluster already is used as it is
 	Port     int    // default a free one
+	Outlive  bool   // keep it running when we end; give Dir too, a temporary one is swept then
 }
 
 // Postgres is a cluster on 127.0.0.1 whose superuser is `postgres`, trusted
@@ -42,6 +43,7 @@ type Postgres struct {
 	temps   []*tempDir // what Stop removes
 	port    int
 	user    *account
+	outlive bool
 
 	mu   sync.Mutex
 	proc *process
@@ -62,7 +64,7 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 }
 
 func startPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
-	p := &Postgres{dir: o.Dir, port: o.Port}
+	p := &Postgres{dir: o.Dir, port: o.Port, outlive: o.Outlive}
 	err := p.prepare(ctx, o)
 	if err == nil {
 		err = p.Start(ctx)
@@ -202,7 +204,7 @@ func (p *Postgres) Start(ctx context.Context) error {
 	cmd := p.command(context.Background(), "postgres", "-D", p.data())
 	var err error
 	// SIGQUIT is an immediate shutdown: the postmaster takes its children along.
-	if p.proc, err = startProcess(cmd, p.Log(), syscall.SIGQUIT); err != nil {
+	if p.proc, err = startProcess(cmd, p.Log(), orphanSignal(p.outlive, syscall.SIGQUIT)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)

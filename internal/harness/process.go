@@ -24,7 +24,7 @@ type process struct {
 }
 
 // startProcess starts cmd with its output appended to the file log.
-// orphaned is the signal that the child gets when this process dies.
+// orphaned is the signal that the child gets when this process dies, 0 for none.
 func startProcess(cmd *exec.Cmd, log string, orphaned syscall.Signal) (*process, error) {
 	f, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {

@@ -26,9 +26,10 @@ const startTimeout = time.Minute
 type RedisOptions struct {
 	// Config are lines of redis.conf: directive to arguments. A directive that
 	// occurs several times has its arguments on several lines.
-	Config map[string]string
-	Dir    string // where it keeps its files; default a temporary directory
-	Port   int    // default a free one
+	Config  map[string]string
+	Dir     string // where it keeps its files; default a temporary directory
+	Port    int    // default a free one
+	Outlive bool   // keep it running when we end; give Dir too, a temporary one is swept then
 }
 
 // Redis is a redis-server on 127.0.0.1. Its methods may be called from any goroutine.
@@ -37,6 +38,7 @@ type Redis struct {
 	temp     *tempDir // nil when the caller gave the directory
 	port     int
 	password string
+	outlive  bool
 
 	mu   sync.Mutex
 	proc *process
@@ -57,7 +59,7 @@ func StartRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
 }
 
 func startRedis(ctx context.Context, o RedisOptions) (*Redis, error) {
-	r := &Redis{dir: o.Dir, port: o.Port, password: o.Config["requirepass"]}
+	r := &Redis{dir: o.Dir, port: o.Port, password: o.Config["requirepass"], outlive: o.Outlive}
 	var err error
 	if r.dir == "" {
 		if r.temp, err = newTempDir("redis"); err != nil {
@@ -128,7 +130,7 @@ func (r *Redis) Start(ctx context.Context) error {
 	}
 	cmd := exec.Command(bin, r.path("redis.conf"))
 	cmd.Dir = r.dir
-	if r.proc, err = startProcess(cmd, r.Log(), syscall.SIGKILL); err != nil {
+	if r.proc, err = startProcess(cmd, r.Log(), orphanSignal(r.outlive, syscall.SIGKILL)); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)

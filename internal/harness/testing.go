@@ -27,13 +27,16 @@ type sharedCluster struct {
 }
 
 // Main runs the tests, stops every shared server and exits. Call it from TestMain.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run is Main for a TestMain that does not end with it: it returns the exit code.
+func Run(m *testing.M) int {
 	code := m.Run()
 	if err := stopShared(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(code, 1)
 	}
-	os.Exit(code)
+	return code
 }
 
 func stopShared() error {
@@ -172,13 +175,22 @@ func connect(ctx context.Context, t testing.TB, url string) *pgx.Conn {
 // wait by time.
 func Eventually(t testing.TB, timeout time.Duration, what string, cond func() bool) {
 	t.Helper()
+	if !Poll(timeout, cond) {
+		t.Fatalf("not within %v: %s", timeout, what)
+	}
+}
+
+// Poll is Eventually for those who tell a failure themselves: it reports whether
+// cond came true.
+func Poll(timeout time.Duration, cond func() bool) bool {
 	deadline := time.Now().Add(timeout)
 	for !cond() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", timeout, what)
+			return false
 		}
 		time.Sleep(3 * time.Millisecond)
 	}
+	return true
 }
 
 // StartProxy starts a Proxy; it is closed at cleanup.

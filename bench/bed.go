@@ -40,7 +40,7 @@ func newBed(ctx context.Context) (b *bed, err error) {
 		return nil, err
 	}
 	b.pg, err = harness.StartPostgres(ctx, harness.PostgresOptions{Settings: map[string]string{
-		"wal_level": "logical", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "shared_buffers": "256MB", "synchronous_commit": "off", "autovacuum": "off",
+		"wal_level": "logical", "max_wal_size": "8GB", "checkpoint_timeout": "1h", "shared_buffers": "256MB", "fsync": "off", "autovacuum": "off",
 	}})
 	if err != nil {
 		return nil, err
@@ -113,7 +113,7 @@ func shapeB(transactions int) shape {
 
 // write makes the base slot and then the shape's WAL, and returns where it ends.
 func (b *bed) write(ctx context.Context, s shape) (end string, err error) {
-	err = b.exec(ctx, `TRUNCATE accounts`, `INSERT INTO accounts SELECT `+row+` FROM generate_series(1, 1000) id`, `VACUUM accounts`,
+	err = b.exec(ctx, `SET synchronous_commit = off`, `TRUNCATE accounts`, `INSERT INTO accounts SELECT `+row+` FROM generate_series(1, 1000) id`, `VACUUM accounts`,
 		`SELECT pg_create_logical_replication_slot('`+baseSlot+`', 'pgoutput')`)
 	if err != nil {
 		return "", err
@@ -123,7 +123,7 @@ func (b *bed) write(ctx context.Context, s shape) (end string, err error) {
 			return "", err
 		}
 	}
-	if err := b.exec(ctx, s.sql...); err != nil {
+	if err := b.exec(ctx, append(s.sql, `RESET synchronous_commit`)...); err != nil {
 		return "", err
 	}
 	if end, err = b.lsn(ctx); err != nil {

@@ -73,6 +73,7 @@ type Options struct {
 type Bridge struct {
 	opts   Options
 	status tracker
+	replay uint64 // the source has to go back to this clock; 0 when it need not
 }
 
 // New returns a bridge that Run starts.
@@ -82,6 +83,9 @@ func New(opts Options) *Bridge { return &Bridge{opts: opts} }
 type (
 	permanent interface{ Permanent() bool } // trying again is of no use
 	standby   interface{ Standby() bool }   // another instance is at work
+	// tailLost: entries are gone that were acknowledged. With a clock other than 0 the source must go
+	// back that far to replace them; with 0 the top of :commits tells how far.
+	tailLost interface{ ReplayFrom() uint64 }
 )
 
 func isPermanent(err error) bool {
@@ -116,6 +120,10 @@ func (b *Bridge) Run(ctx context.Context) error {
 		case isPermanent(err) || ctx.Err() != nil:
 			b.status.enter(StateFailed, err)
 			return err
+		}
+		var lost tailLost
+		if errors.As(err, &lost) {
+			b.replay = lost.ReplayFrom()
 		}
 		b.status.enter(StateRetrying, err)
 		b.opts.Log.Warn("the pipeline was interrupted and starts over", "error", err, "retry_in", delay)

@@ -44,6 +44,12 @@ func (s *session) start(ctx, background context.Context) error {
 	if s.meta, err = checkLineage(s.meta, watermark, s.source, s.stream.Start()); err != nil {
 		return err
 	}
+	if replay := s.bridge.replay; replay != 0 && s.clock(s.stream.Start()) > replay {
+		_, lsn := event.SplitClock(replay)
+		return fatalf("Redis has lost entries that it had acknowledged, from %s on, and the slot cannot go back behind %s to replace them\n"+
+			"  fix: restore Redis, or run `walrill adopt` to go on from here with that gap, in a new epoch", change.LSN(lsn), s.stream.Start())
+	}
+	s.bridge.replay = 0
 	if s.mapper, err = s.bridge.opts.NewMapper(s.meta.Epoch); err != nil {
 		return err
 	}

@@ -23,18 +23,27 @@ type frameConn struct {
 	rp, wp int
 	rest   int // bytes of the current message that Read has not handed out
 
-	streak int // small reads in a row that did not have to wait
+	level   int       // of traffic, in bytes: what was read less what has leaked since
+	levelAt time.Time // when level was right
 }
 
 const (
 	frameBuffer    = 128 << 10
 	frameHeader    = 5          // type byte and a length that counts itself
 	maxFrame       = 1<<30 + 64 // Postgres's own limit of a message
-	smallRead      = 32 << 10   // less than this is worth waiting for more
-	backlogStreak  = 24         // small quick reads that make a backlog; a few transactions' worth
-	gatherTime     = 200 * time.Microsecond
-	idleAfter      = 1500 * time.Microsecond // a read that waited so long ends a backlog
-	keepBufferSize = 1 << 20                 // a buffer grown beyond this by a huge row is given back
+	keepBufferSize = 1 << 20    // a buffer grown beyond this by a huge row is given back
+
+	// Traffic leaks at leakPerMilli, so that some ten thousand small
+	// transactions a second are a backlog and a thousand are not. The cap
+	// ends a backlog within some 15 ms of silence.
+	leakPerMilli = 4 << 10
+	busyLevel    = 16 << 10
+	maxLevel     = 64 << 10
+
+	gatherTime = 200 * time.Microsecond
+	// busyPatience is how long a read waits under a backlog until whoever
+	// gathers a batch is told that nothing comes.
+	busyPatience = 1500 * time.Microsecond
 )
 
 func newFrameConn(c net.Conn) *frameConn {
@@ -99,10 +108,9 @@ func (f *frameConn) fill() error {
 	if f.busy() {
 		time.Sleep(gatherTime)
 	}
-	start := time.Now()
 	n, err := f.Conn.Read(f.buf[f.wp:])
 	f.wp += n
-	f.measure(n, time.Since(start))
+	f.measure(n, time.Now())
 	if n > 0 {
 		return nil
 	}
@@ -112,19 +120,18 @@ func (f *frameConn) fill() error {
 	return err
 }
 
-// measure keeps the streak: many small reads that found their bytes waiting
-// are a backlog, one that had to wait is the end of it.
-func (f *frameConn) measure(n int, waited time.Duration) {
-	switch {
-	case n == 0 || waited > idleAfter:
-		f.streak = 0
-	case n < smallRead && f.streak < 2*backlogStreak:
-		f.streak++
+// measure keeps the level of traffic.
+func (f *frameConn) measure(n int, now time.Time) {
+	leaked := maxLevel
+	if since := now.Sub(f.levelAt); since < time.Second {
+		leaked = int(since * leakPerMilli / time.Millisecond)
 	}
+	f.level = min(max(0, f.level-leaked)+n, maxLevel)
+	f.levelAt = now
 }
 
-// busy reports whether a backlog is being worked off in small reads.
-func (f *frameConn) busy() bool { return f.streak >= backlogStreak }
+// busy reports whether a backlog is being worked off.
+func (f *frameConn) busy() bool { return f.level >= busyLevel }
 
 // makeRoom moves what is unread to the front and sees to it that the message
 // at the front fits.

@@ -105,7 +105,7 @@ func (s *Stream) wait() error {
 func (s *Stream) deadline() time.Time {
 	due := s.ledger.due()
 	if s.frames.busy() {
-		return earlier(due, time.Now().Add(idleAfter))
+		return earlier(due, time.Now().Add(busyPatience))
 	}
 	return due
 }

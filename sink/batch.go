@@ -7,8 +7,8 @@ import (
 )
 
 const (
-	multi = "*1\r\n$5\r\nMULTI\r\n"
-	exec  = "*1\r\n$4\r\nEXEC\r\n"
+	multiCommand = "*1\r\n$5\r\nMULTI\r\n"
+	execCommand  = "*1\r\n$4\r\nEXEC\r\n"
 
 	// tail is kept free behind the entries for EXEC and a mark.
 	tail = 512
@@ -49,7 +49,7 @@ func (b *batch) add(part *partition, e *event.Event) {
 		b.buf = make([]byte, 0, b.maxBytes/4)
 	}
 	if len(b.buf) == 0 {
-		b.buf = append(b.buf, multi...)
+		b.buf = append(b.buf, multiCommand...)
 	}
 	off := len(b.buf)
 	b.buf = slices.Grow(b.buf, len(e.Data)+len(e.Old)+len(e.Unchanged)+len(e.Key)+2*tail) // a huge row at one go
@@ -74,9 +74,9 @@ func setCount(buf []byte, off, n int) []byte {
 // when it is a single entry. It aliases the batch's buffer, with room for a mark behind it.
 func (b *batch) wire() []byte {
 	if len(b.entries) == 1 {
-		return b.buf[len(multi):]
+		return b.buf[len(multiCommand):]
 	}
-	return append(b.buf, exec...)
+	return append(b.buf, execCommand...)
 }
 
 // reset empties the batch and keeps its memory, unless a huge row made it huge.

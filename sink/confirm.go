@@ -16,8 +16,9 @@ func (s *session) confirm(ctx context.Context, parts []*partition) error {
 		if err != nil {
 			return err
 		}
-		// We did not write it over this connection, as far as we know.
-		c.debt, c.witness = debtOfOthers, part.key
+		if c.debt != debtOfOurs { // nothing was written over this connection, as far as we know
+			c.debt, c.witness = debtOfOthers, part.key
+		}
 		upper := part.sent.refused.pos.ID()
 		if a := part.sent.accepted; a != nil {
 			upper = "(" + a.pos.ID()

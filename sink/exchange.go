@@ -94,13 +94,13 @@ func requestTo(requests []request, c *conn) ([]request, *request) {
 func appendGroup(dst, buf []byte, entries []entry) []byte {
 	transaction := len(entries) > 1
 	if transaction {
-		dst = append(dst, multi...)
+		dst = append(dst, multiCommand...)
 	}
 	for i := range entries {
 		dst = append(dst, buf[entries[i].off:entries[i].end]...)
 	}
 	if transaction {
-		dst = append(dst, exec...)
+		dst = append(dst, execCommand...)
 	}
 	return dst
 }
@@ -124,7 +124,7 @@ func (p *Publisher) addMark(ctx context.Context, m mark) error {
 // replies say goes into the verdict.
 func (r *request) read(v *verdict) error {
 	for _, entries := range r.groups {
-		v.begin(r.c)
+		v.c = r.c
 		var err error
 		if len(entries) == 1 {
 			err = v.result(&entries[0])
@@ -157,13 +157,6 @@ type verdict struct {
 	c       *conn        // whose replies are read
 	err     error        // the first reason why a batch is not through
 	refused []*partition // with entries refused as duplicates, to be confirmed
-}
-
-func (v *verdict) begin(c *conn) {
-	v.c = c
-	if c.debt == noDebt {
-		c.debt = debtOfOurs
-	}
 }
 
 // fail keeps the first error, unless a later one is worse.
@@ -255,6 +248,7 @@ func (v *verdict) result(e *entry) error {
 // leaves a hole that can never be filled: transactions make that impossible, and
 // if it happens all the same it must not pass in silence.
 func (v *verdict) accepted(e *entry) {
+	v.c.debt = debtOfOurs // also for what was there before: replication is in order
 	s := &e.part.sent
 	if s.broken {
 		v.fail(ErrDiverged{Key: e.part.key, Entry: e.pos, Reason: "it was added though the one before it was refused"})

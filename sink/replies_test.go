@@ -16,7 +16,9 @@ import (
 func TestReplies(t *testing.T) {
 	noLeaks(t)
 	is := func(args []string, name string) bool { return args[0] == name }
-	isEntry := func(args []string) bool { return is(args, "XADD") && strings.HasPrefix(args[1], "orders") && args[2] != "NOMKSTREAM" }
+	isEntry := func(args []string) bool {
+		return is(args, "XADD") && strings.HasPrefix(args[1], "orders") && args[2] != "NOMKSTREAM"
+	}
 	// nth answers the nth entry, counted from 1, and no other.
 	nth := func(n int, reply string) func([]string, bool) string {
 		seen := 0

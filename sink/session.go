@@ -68,12 +68,13 @@ func (p *Publisher) attempt(ctx context.Context, b *batch, m mark) error {
 	if err := p.ensure(ctx); err != nil {
 		return err
 	}
-	// A mark may rest on entries that were there before this connection was.
-	if err := p.settle(ctx); err != nil {
-		return err
-	}
 	if b == nil && m.isZero() {
 		return nil
+	}
+	if !m.isZero() { // what it covers may have been there before this connection was
+		if err := p.settle(ctx); err != nil {
+			return err
+		}
 	}
 	if b != nil && s.unchecked {
 		if err := continues(b.entries, s.attempt); err != nil {

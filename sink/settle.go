@@ -35,7 +35,7 @@ var errShort = errors.New("not as durable as asked for")
 // so there is nothing to send again.
 func (p *Publisher) settle(ctx context.Context) error {
 	for _, c := range p.session.link.conns {
-		if p.o.Durability.none() || c.witness == "" {
+		if p.o.Durability.none() || c.debt == debtOfOthers && c.witness == "" {
 			c.debt = noDebt // nothing is asked for, or nothing is there
 		}
 		if c.debt == debtOfOthers {

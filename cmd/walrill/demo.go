@@ -39,7 +39,7 @@ Ends with 1 when a check fails.`,
 		},
 	}
 	cmd.Flags().BoolVar(&keep, "keep", false, "leave Postgres, Redis and walrill running, and say how to use and stop them")
-	cmd.Flags().IntVar(&seconds, "seconds", 10, "how long the shop is busy")
+	cmd.Flags().IntVar(&seconds, "seconds", 12, "how long the shop is busy")
 	return cmd
 }
 
@@ -68,6 +68,7 @@ type demoResult struct {
 	shop    demoStats     // of the shop alone
 	took    time.Duration // the shop, until its last event was in Redis
 	behind  time.Duration // the shop's last event behind its last commit
+	restart time.Duration // after walrill was killed
 	latency []time.Duration
 	opening demoOpening
 }
@@ -88,7 +89,9 @@ func (d *demo) run(ctx context.Context) error {
 
 // start brings up the servers and walrill, and shows the configuration.
 func (d *demo) start(ctx context.Context) error {
-	d.out.heading("A Postgres, a Redis and walrill of our own", "on free ports of 127.0.0.1, apart from everything else on this machine")
+	d.out.line("walrill turns every committed row change in Postgres into an event in Redis Streams: in order, exactly once.")
+	d.out.line("This demo shows it at work and then checks that this is true.")
+	d.out.heading("Postgres, Redis and walrill, started for this demo", "On free ports of 127.0.0.1, apart from everything else on this machine.")
 	err := d.servers.start(ctx)
 	if err == nil {
 		err = d.connect(ctx)
@@ -102,7 +105,7 @@ func (d *demo) start(ctx context.Context) error {
 	d.out.field("Postgres", "%s", d.servers.pgURL())
 	d.out.field("Redis", "%s", d.servers.redis.URL())
 	d.out.field("walrill", "http://%s, process %d", d.servers.http, d.servers.pid)
-	d.out.heading("The configuration is one file", "which tables go to which Redis streams, and what keeps their events in order")
+	d.out.heading("walrill's configuration", "One file says which tables go to which streams, and by what key their events stay in order.")
 	return d.out.file(d.servers.path("walrill.yaml"))
 }
 
@@ -139,8 +142,8 @@ func (d *demo) end(ctx context.Context, err error) error {
 		err = errors.New("demo: interrupted; what it had started is stopped and removed")
 	}
 	if err == nil && stopped == nil {
-		d.out.line("%s, everything is stopped and removed. To look around yourself: make demo KEEP=1",
-			time.Since(d.began).Round(time.Second))
+		d.out.line("\nDone in %.0f s; everything is stopped and removed. `make demo KEEP=1` or `walrill demo --keep` leaves it running.",
+			time.Since(d.began).Seconds())
 	}
 	return errors.Join(err, stopped)
 }

@@ -20,18 +20,18 @@ var demoStory = []struct{ sql, what string }{
 
 // tellBank runs the story statement by statement and shows what comes of each.
 func (d *demo) tellBank(ctx context.Context) error {
-	d.out.heading("A bank account", "every row change that is committed becomes one event")
+	d.out.heading("A bank account", "Each row change, once committed, becomes one event. Other programs read it from Redis within milliseconds.")
 	reader, err := consumer.Open(ctx, consumer.Options{Client: d.client, Pipeline: "demo", Streams: []string{"bank"}})
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
 	var last event.Event
 	for _, s := range demoStory {
-		d.out.line("   %-8s%s;  %s", "SQL", d.out.paint(bold, s.sql), d.out.paint(dim, "-- "+s.what))
+		d.out.line("   SQL    %s;  %s", d.out.paint(bold, s.sql), d.out.paint(dim, "-- "+s.what))
 		if last, err = d.tell(ctx, reader, s.sql); err != nil {
 			return fmt.Errorf("demo: %w", err)
 		}
-		d.out.event("event", &last)
+		d.out.event("event  ", &last)
 		if err := d.pause(ctx); err != nil {
 			return err
 		}
@@ -78,11 +78,12 @@ func (d *demo) compareBalance(ctx context.Context, last *event.Event) error {
 	if err := json.Unmarshal(last.Data, &row); err != nil {
 		return fmt.Errorf("demo: read event: %w", err)
 	}
-	d.out.line("   balance %s in Postgres, %s in the last event", table, row.Balance)
+	d.out.line("   The balance is %s in Postgres and %s in the last event.", table, row.Balance)
 	if table != row.Balance.String() {
 		return demoFailed{fmt.Errorf("demo: the bank's event says %s, its table %s", row.Balance, table)}
 	}
-	d.out.line("   %s is where Postgres committed it, and the entry's ID in Redis (%s): a repeat is refused, an order is kept",
+	d.out.line("   %s is where Postgres committed it. As a number, %s, it is the entry's ID in Redis:",
 		d.out.paint(bold, last.Position.String()), last.Position.ID())
+	d.out.line("   Redis refuses an ID that it has passed, so whatever is sent twice is stored once.")
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync/atomic"
 	"time"
 
@@ -57,10 +58,10 @@ func (f *demoFollower) run(ctx context.Context) {
 	next := time.Now()
 	for ctx.Err() == nil {
 		e, err := f.reader.Next(ctx)
+		if aboutData(err) {
+			continue
+		}
 		if err != nil {
-			if _, ok := errors.AsType[*consumer.GapError](err); ok {
-				continue
-			}
 			return
 		}
 		f.events.Add(1)
@@ -78,6 +79,16 @@ func (f *demoFollower) run(ctx context.Context) {
 	}
 }
 
+// aboutData reports whether an error says something about the streams, so that
+// the reader goes on behind it.
+func aboutData(err error) bool {
+	var gap *consumer.GapError
+	var entry *consumer.EntryError
+	var late *consumer.LateError
+	var loss *consumer.LossError
+	return errors.As(err, &gap) || errors.As(err, &entry) || errors.As(err, &late) || errors.As(err, &loss)
+}
+
 func (f *demoFollower) offer(ctx context.Context, tx []event.Event) {
 	select {
 	case f.samples <- tx:
@@ -90,5 +101,5 @@ func (f *demoFollower) progress(left time.Duration) string {
 	n := int(f.events.Load())
 	rate := float64(n) / time.Since(f.began).Seconds()
 	return fmt.Sprintf("%2.0f s to go   %s events, %s a second   %d ms behind",
-		max(0, left.Seconds()), demoCount(n), demoCount(int(rate)), time.Duration(f.behind.Load()).Milliseconds())
+		math.Ceil(max(0, left.Seconds())), demoCount(n), demoCount(int(rate)), time.Duration(f.behind.Load()).Milliseconds())
 }

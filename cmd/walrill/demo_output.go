@@ -34,7 +34,8 @@ const (
 func (o *demoOutput) heading(what, why string) {
 	o.parts++
 	o.line("")
-	o.line("%s %s", o.paint(bold, fmt.Sprintf("%d  %s", o.parts, what)), o.paint(dim, "· "+why))
+	o.line("%s", o.paint(bold, fmt.Sprintf("%d  %s", o.parts, what)))
+	o.line("   %s", o.paint(dim, why))
 }
 
 // line writes a line, in the place of the progress line if there is one.
@@ -49,10 +50,10 @@ func (o *demoOutput) field(name, format string, args ...any) {
 	o.line("   %-10s%s", name, fmt.Sprintf(format, args...))
 }
 
-// event writes an event as `walrill tail` does.
+// event writes an event behind a label, as `walrill tail` does.
 func (o *demoOutput) event(label string, e *event.Event) {
 	o.clear()
-	fmt.Fprintf(o.printer.out, "   %-8s", label)
+	fmt.Fprintf(o.printer.out, "   %s", label)
 	_ = o.printer.print(e)
 	o.flush()
 }
@@ -103,7 +104,7 @@ func (o *demoOutput) kept(s *demoServers) {
 		o.line("%v", err)
 	}
 	config := s.path("walrill.yaml")
-	o.heading("Everything goes on running", "try it out")
+	o.heading("Everything goes on running", "Until you stop it. Things to try:")
 	o.field("Postgres", "%s", s.pgURL())
 	o.field("Redis", "%s", s.redis.URL())
 	o.field("walrill", "http://%s, process %d, log %s", s.http, s.pid, s.path("walrill.log"))
@@ -121,13 +122,24 @@ func (o *demoOutput) kept(s *demoServers) {
 	}
 }
 
+// command writes what a person could have typed, and what it is for.
+func (o *demoOutput) command(text, comment string) {
+	o.line("   %s  %s", o.paint(bold, text), o.paint(dim, "# "+comment))
+}
+
 // demoCount writes a number with a comma every three digits.
-func demoCount(n int) string {
-	s := fmt.Sprint(n)
+func demoCount[N int | uint64](n N) string { return demoGroup(fmt.Sprint(n)) }
+
+// demoGroup does the same to a number as text, which may have decimals.
+func demoGroup(number string) string {
+	s, decimals, _ := strings.Cut(number, ".")
 	for i := len(s) - 3; i > 0; i -= 3 {
 		s = s[:i] + "," + s[i:]
 	}
-	return s
+	if decimals == "" {
+		return s
+	}
+	return s + "." + decimals
 }
 
 // demoMoney writes cents as an amount that Postgres can read.

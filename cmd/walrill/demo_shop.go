@@ -29,7 +29,7 @@ type demoOpening struct {
 // the last event is in Redis.
 func (d *demo) runShop(ctx context.Context) error {
 	d.out.heading(fmt.Sprintf("A shop, busy for %d s", d.seconds),
-		fmt.Sprintf("%d connections place, change, pay, ship and cancel orders; payments and transfers move money between accounts", demoConnections))
+		fmt.Sprintf("%d connections place, change, pay, ship and cancel orders and move money, while walrill is killed once.", demoConnections))
 	if err := d.open(ctx); err != nil {
 		return fmt.Errorf("demo: open the shop: %w", err)
 	}
@@ -38,7 +38,7 @@ func (d *demo) runShop(ctx context.Context) error {
 		return fmt.Errorf("demo: %w", err)
 	}
 	defer follower.stop()
-	d.out.line("   One transaction in many, as it arrives. Its events share a position and are numbered behind the colon:")
+	d.out.line("   A few transactions as they arrive; the events of one share its position, numbered behind the colon:")
 	begin := time.Now()
 	if err := d.trade(ctx, follower); err != nil {
 		return fmt.Errorf("demo: %w", err)
@@ -129,7 +129,7 @@ func (d *demo) watch(ctx context.Context, follower *demoFollower, kill, until ti
 		select {
 		case tx := <-follower.samples:
 			for i := range tx {
-				d.out.event("", &tx[i])
+				d.out.event("  ", &tx[i])
 			}
 		case <-killing:
 			if err := d.crash(ctx); err != nil {
@@ -148,8 +148,7 @@ func (d *demo) watch(ctx context.Context, follower *demoFollower, kill, until ti
 
 // crash kills walrill the hard way and starts it again.
 func (d *demo) crash(ctx context.Context) error {
-	d.out.line("   %s %s", d.out.paint(bold, fmt.Sprintf("kill -9 %d", d.servers.pid)),
-		d.out.paint(dim, "# walrill dies in the middle of it; the shop goes on"))
+	d.out.command(fmt.Sprintf("kill -9 %d", d.servers.pid), "walrill dies in the middle of it; the shop goes on")
 	if err := d.servers.daemon.Kill(); err != nil {
 		return err
 	}
@@ -157,7 +156,7 @@ func (d *demo) crash(ctx context.Context) error {
 	if err := d.servers.startDaemon(ctx, d.client); err != nil {
 		return fmt.Errorf("start walrill again: %w", err)
 	}
-	d.out.line("   %s %s", d.out.paint(bold, "started again"),
-		d.out.paint(dim, fmt.Sprintf("# streams after %d ms, from what Postgres kept for it", time.Since(began).Milliseconds())))
+	d.result.restart = time.Since(began)
+	d.out.command("walrill run …", "started again, it goes on where Redis stands: Postgres has kept what it missed")
 	return nil
 }

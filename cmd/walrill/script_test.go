@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -31,6 +32,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds:               scriptCommands(),
 		RequireUniqueNames: true,
+		UpdateScripts:      os.Getenv("UPDATE_SCRIPTS") != "",
 	})
 }
 

@@ -37,6 +37,7 @@ func (s *session) start(ctx, background context.Context) error {
 	if s.pub, err = s.bridge.opts.NewPublisher(s.wake); err != nil {
 		return err
 	}
+	s.bridge.status.attach(s.pub) // from now on it can say what it waits for
 	var watermark uint64
 	if err := s.meanwhile(func() (err error) { s.meta, watermark, err = s.pub.Connect(ctx); return err }); err != nil {
 		return err
@@ -64,7 +65,6 @@ func (s *session) start(ctx, background context.Context) error {
 	s.pub.Start(background)
 	// A baseline: from here on the streams are complete.
 	s.pub.Mark(s.clock(s.stream.Start()), time.Now())
-	s.bridge.status.attach(s.pub)
 	s.bridge.status.enter(StateStreaming, nil)
 	s.bridge.opts.Log.Info("streaming", "from", s.stream.Start(), "tables", len(s.source.Tables), "epoch", s.meta.Epoch)
 	return nil

@@ -79,19 +79,24 @@ func (s *Source) Slot(ctx context.Context) (SlotState, error) {
 }
 
 // WatchSlot calls see with the slot's state now and after every interval,
-// until ctx ends. It keeps one connection and opens another when that breaks.
+// until ctx ends; sooner while there is no slot yet, which Prepare is about to
+// make. It keeps one connection and opens another when that breaks.
 func (s *Source) WatchSlot(ctx context.Context, interval time.Duration, see func(SlotState, error)) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
 	var conn *pgx.Conn
 	for {
 		state, err := s.watchOnce(ctx, &conn)
 		if ctx.Err() == nil {
 			see(state, err)
 		}
+		wait := interval
+		if errors.Is(err, errNoSlot) {
+			wait = interval / 20
+		}
+		timer := time.NewTimer(wait)
 		select {
-		case <-ticker.C:
+		case <-timer.C:
 		case <-ctx.Done():
+			timer.Stop()
 			if conn != nil {
 				_ = conn.Close(context.WithoutCancel(ctx)) // it only read
 			}

@@ -177,6 +177,8 @@ func (v *verdict) transaction(entries []entry) error {
 	bare := line[0] == '-'
 	if bare {
 		v.fail(fmt.Errorf("begin transaction: %w", replyError(line[1:])))
+	} else if line[0] != '+' {
+		return v.c.malformed(line[0], string(line[1:]))
 	}
 	for i := range entries {
 		if bare {
@@ -212,10 +214,14 @@ func (v *verdict) queued(e *entry) error {
 	if err != nil {
 		return err
 	}
-	if line[0] == '-' {
+	switch line[0] {
+	case '+':
+		return nil
+	case '-':
 		v.fail(fmt.Errorf("stream %s: %w", e.part.key, replyError(line[1:])))
+		return nil
 	}
-	return nil
+	return v.c.malformed(line[0], string(line[1:]))
 }
 
 // result reads what became of an entry.

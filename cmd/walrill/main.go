@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/spf13/cobra"
 )
 
@@ -30,6 +31,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 // run executes a command line and returns its exit code. The first SIGINT or
 // SIGTERM asks for a graceful stop, the second ends the process at once.
 func run(args []string) int {
+	logging.Disable() // go-redis would print to stderr what it also returns
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	signals := make(chan os.Signal, 2)

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/walrill/walrill/internal/harness"
@@ -20,7 +21,10 @@ func TestMain(m *testing.M) {
 type testsWithServers struct{ m *testing.M }
 
 // Run runs the tests and stops the servers that they shared.
-func (t testsWithServers) Run() int { return harness.Run(t.m) }
+func (t testsWithServers) Run() int {
+	logging.Disable() // the tests ask servers that are down, too
+	return harness.Run(t.m)
+}
 
 // postgresVersion is the major version that WALRILL_PG asks for, 0 for the
 // harness's default.

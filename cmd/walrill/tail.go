@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
 )
@@ -59,6 +61,9 @@ func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
 	if err != nil {
 		return err
 	}
+	if err := checkStreams(cfg, streams); err != nil {
+		return err
+	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
 	if err != nil {
 		return redacted(cfg, err)
@@ -71,6 +76,21 @@ func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
 		Notify: func(n consumer.Notice) { fmt.Fprintln(cmd.ErrOrStderr(), "walrill:", redact(cfg, fmt.Sprint(n))) },
 	}, &p, cmd.ErrOrStderr())
 	return redacted(cfg, errors.Join(err, out.Flush()))
+}
+
+// checkStreams refuses a name that the configuration does not have: its events
+// would be waited for in vain. With a stream per table any name may come to be.
+func checkStreams(cfg *config.Config, names []string) error {
+	var known []string
+	for _, s := range cfg.Streams {
+		known = append(known, s.Name)
+	}
+	for _, name := range names {
+		if !slices.Contains(known, name) && !slices.Contains(known, "*") {
+			return usageError{fmt.Errorf("the configuration has no stream %s; it has %s", name, strings.Join(known, ", "))}
+		}
+	}
+	return nil
 }
 
 func (f *tailFlags) start() (consumer.From, error) {

@@ -18,8 +18,7 @@ import (
 // The daemon is killed at random moments, also while it starts.
 func TestChaosDaemonKilled(t *testing.T) {
 	r := newRig(t, rigOptions{})
-	d := r.daemon()
-	r.write()
+	d := r.begin()
 	kills := 0
 	for ; r.goesOn(); kills++ {
 		if r.rand.IntN(3) == 0 {
@@ -39,8 +38,7 @@ func TestChaosDaemonKilled(t *testing.T) {
 // Redis is killed and comes back with what it has acknowledged.
 func TestChaosRedisKilled(t *testing.T) {
 	r := newRig(t, rigOptions{redis: map[string]string{"appendonly": "yes", "appendfsync": "always"}})
-	d := r.daemon()
-	r.write()
+	d := r.begin()
 	kills := 0
 	for ; r.goesOn(); kills++ {
 		r.published()
@@ -59,8 +57,7 @@ func TestChaosRedisKilled(t *testing.T) {
 // Postgres is shut down, or crashes and recovers.
 func TestChaosPostgresRestarts(t *testing.T) {
 	r := newRig(t, rigOptions{postgres: harness.NewPostgres(t, harness.PostgresOptions{Version: postgresVersion(t)})})
-	d := r.daemon()
-	r.write()
+	d := r.begin()
 	shutdowns, crashes := 0, 0
 	for r.goesOn() {
 		r.published()
@@ -83,8 +80,7 @@ func TestChaosPostgresRestarts(t *testing.T) {
 // Redis is full, again and again, until somebody raises maxmemory.
 func TestChaosRedisFull(t *testing.T) {
 	r := newRig(t, rigOptions{})
-	d := r.daemon()
-	r.write()
+	d := r.begin()
 	times := 0
 	for ; r.goesOn(); times++ {
 		r.published()
@@ -138,8 +134,7 @@ func TestChaosNetwork(t *testing.T) {
 	toRedis := harness.StartProxy(t, "127.0.0.1:1")
 	r := newRig(t, rigOptions{postgres: pg, source: toPostgres.Through, sink: toRedis.Through})
 	toRedis.SetTarget(r.redis.Addr())
-	d := r.daemon()
-	r.write()
+	d := r.begin()
 	r.published()
 	toPostgres.CutRandomly(r.rand.Uint64(), 1, 400_000)
 	toRedis.CutRandomly(r.rand.Uint64(), 1, 100_000)
@@ -166,10 +161,8 @@ func TestChaosNetwork(t *testing.T) {
 func TestChaosTwoDaemons(t *testing.T) {
 	r := newRig(t, rigOptions{})
 	harness.Exec(t, r.pipeline.DBURL, "ALTER DATABASE "+r.pipeline.Name+" SET wal_sender_timeout = '500ms'")
-	active := r.daemon()
-	r.ready(active)
+	active := r.begin()
 	standby := r.daemon()
-	r.write()
 	pauses := 0
 	for ; r.goesOn(); pauses++ {
 		r.published()

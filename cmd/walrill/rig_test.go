@@ -126,7 +126,8 @@ func (r *rig) endDaemons() {
 		if strings.Contains(output, "DATA RACE") || strings.Contains(output, "panic:") {
 			r.t.Errorf("daemon %d is broken:\n%s", i, output)
 		} else if r.t.Failed() && i >= len(r.daemons)-3 {
-			r.t.Logf("daemon %d:\n%s", i, output)
+			lines := strings.SplitAfter(output, "\n")
+			r.t.Logf("daemon %d, its last words:\n%s", i, strings.Join(lines[max(0, len(lines)-20):], ""))
 		}
 	}
 }
@@ -142,14 +143,18 @@ func isReady(d *harness.Program) bool {
 	return err == nil && strings.HasPrefix(answer, "200")
 }
 
-// write starts the workload, and with it the time of trouble.
-func (r *rig) write() {
+// begin starts a daemon, waits until it streams, since its slot begins there,
+// and starts the workload, and with it the time of trouble.
+func (r *rig) begin() *harness.Program {
+	r.t.Helper()
+	d := r.daemon()
+	r.ready(d)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
+	options := harness.WorkloadOptions{Seed: r.rand.Uint64(), Workers: 2, Keys: 40, Reconnect: true}
 	r.workload.Go(func() {
 		var err error
-		r.written, err = harness.RunWorkload(ctx, r.pipeline.DBURL, harness.WorkloadOptions{Seed: r.rand.Uint64(), Workers: 2, Keys: 40, Reconnect: true})
-		if err != nil {
+		if r.written, err = harness.RunWorkload(ctx, r.pipeline.DBURL, options); err != nil {
 			r.t.Error(err)
 		}
 	})
@@ -158,6 +163,7 @@ func (r *rig) write() {
 		length = 2 * time.Second
 	}
 	r.end = time.Now().Add(length)
+	return d
 }
 
 // goesOn reports whether it is time for more trouble.

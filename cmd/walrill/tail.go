@@ -60,7 +60,7 @@ func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := load(cmd)
+	cfg, err := f.load(cmd)
 	if err != nil {
 		return err
 	}
@@ -101,7 +101,7 @@ func (f *tailFlags) load(cmd *cobra.Command) (*config.Config, error) {
 	if f.sink == "" {
 		return load(cmd)
 	}
-	return &config.Config{Pipeline: f.pipeline, Sink: config.Sink{URL: config.NewURL(f.sink)}}, nil
+	return &config.Config{Pipeline: f.pipeline, Sink: config.Sink{URL: config.NewURL(f.sink)}, Streams: []config.Stream{{Name: "*"}}}, nil
 }
 
 func (f *tailFlags) start() (consumer.From, error) {

@@ -29,7 +29,10 @@ type Options struct {
 	// Wanted says whether a table is to be captured; an error says why it
 	// cannot be, and how that is mended.
 	Wanted func(*change.Relation) (bool, error)
-	Log    *slog.Logger
+	// BeforeSlot is called before a slot that is missing is made, with what is
+	// known by then; its error keeps it from being made. It may be nil.
+	BeforeSlot func(context.Context, Info) error
+	Log        *slog.Logger
 }
 
 // Source is a Postgres database that changes are captured from.

@@ -25,17 +25,21 @@ type pipeline struct {
 
 func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeline, error) {
 	mapping := mappingOf(cfg)
-	source, err := newSource(cfg, mapping, log)
+	p := &pipeline{config: cfg}
+	var err error
+	p.source, err = newSource(cfg, mapping, log, func(ctx context.Context, info capture.Info) error {
+		return p.bridge.Register(ctx, sourceOf(info))
+	})
 	if err != nil {
 		return nil, err
 	}
-	b := bridge.New(bridge.Options{
+	p.bridge = bridge.New(bridge.Options{
 		Prepare: func(ctx context.Context) (bridge.Source, error) {
-			info, err := source.Prepare(ctx)
-			return bridge.Source{SystemID: info.SystemID, Timeline: info.Timeline, SlotCreated: info.SlotCreated, Tables: info.Tables}, err
+			info, err := p.source.Prepare(ctx)
+			return sourceOf(info), err
 		},
 		Open: func(ctx context.Context) (bridge.Stream, error) {
-			stream, err := source.Open(ctx)
+			stream, err := p.source.Open(ctx)
 			if err != nil {
 				return nil, err
 			}
@@ -55,12 +59,16 @@ func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeli
 		StopTimeout: stopTimeout,
 		Log:         log,
 	})
-	return &pipeline{cfg, source, b}, nil
+	return p, nil
+}
+
+func sourceOf(info capture.Info) bridge.Source {
+	return bridge.Source{SystemID: info.SystemID, Timeline: info.Timeline, SlotCreated: info.SlotCreated, Tables: info.Tables}
 }
 
 // newSource makes the source of a configuration. A table is wanted when the
-// mapping takes it.
-func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger) (*capture.Source, error) {
+// mapping takes it. Before a slot is made, beforeSlot is called, if there is one.
+func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, beforeSlot func(context.Context, capture.Info) error) (*capture.Source, error) {
 	mapper, err := transform.New(mapping, 0)
 	if err != nil {
 		return nil, err
@@ -75,7 +83,8 @@ func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger) 
 			streams, err := mapper.Check(rel)
 			return len(streams) > 0, err
 		},
-		Log: log,
+		BeforeSlot: beforeSlot,
+		Log:        log,
 	})
 }
 

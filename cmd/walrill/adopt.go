@@ -38,7 +38,7 @@ Run it after the daemon has stopped with an error that names it; changes that ar
 }
 
 func adopt(ctx context.Context, cmd *cobra.Command, cfg *config.Config, yes bool) error {
-	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), nil)
+	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/walrill/walrill/bridge"
@@ -27,10 +28,7 @@ func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeli
 	mapping := mappingOf(cfg)
 	p := &pipeline{config: cfg}
 	var err error
-	p.source, err = newSource(cfg, mapping, log, func(ctx context.Context, info capture.Info) error {
-		return p.bridge.Register(ctx, sourceOf(info))
-	})
-	if err != nil {
+	if p.source, err = newSource(cfg, mapping, log); err != nil {
 		return nil, err
 	}
 	p.bridge = bridge.New(bridge.Options{
@@ -45,6 +43,8 @@ func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeli
 			}
 			return stream, nil
 		},
+		MarkUsed:  p.source.MarkUsed,
+		Refresh:   p.source.Refresh,
 		NewMapper: func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
 		NewPublisher: func(wake func()) (bridge.Publisher, error) {
 			return sink.New(sink.Options{
@@ -63,15 +63,24 @@ func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeli
 }
 
 func sourceOf(info capture.Info) bridge.Source {
-	return bridge.Source{SystemID: info.SystemID, Timeline: info.Timeline, SlotCreated: info.SlotCreated, Tables: info.Tables}
+	return bridge.Source{SystemID: info.SystemID, Timeline: info.Timeline, History: info.History,
+		SlotCreated: info.SlotCreated, SlotUsed: info.SlotUsed, Tables: info.Tables}
 }
 
 // newSource makes the source of a configuration. A table is wanted when the
-// mapping takes it. Before a slot is made, beforeSlot is called, if there is one.
-func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, beforeSlot func(context.Context, capture.Info) error) (*capture.Source, error) {
+// mapping takes it.
+func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger) (*capture.Source, error) {
 	mapper, err := transform.New(mapping, 0)
 	if err != nil {
 		return nil, err
+	}
+	var named []string
+	for _, stream := range cfg.Streams {
+		for _, t := range stream.Tables {
+			if !strings.HasSuffix(t.Pattern, ".*") {
+				named = append(named, t.Pattern)
+			}
+		}
 	}
 	return capture.NewSource(capture.Options{
 		URL:          cfg.Source.URL.Reveal(),
@@ -83,8 +92,8 @@ func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, 
 			streams, err := mapper.Check(rel)
 			return len(streams) > 0, err
 		},
-		BeforeSlot: beforeSlot,
-		Log:        log,
+		Named: named,
+		Log:   log,
 	})
 }
 

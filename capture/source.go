@@ -33,6 +33,8 @@ type Options struct {
 	Wanted func(*change.Relation) (bool, error)
 	// Named are the tables that the configuration names one by one.
 	Named []string
+	// Adopt: make a slot anew although it was streamed from before.
+	Adopt bool
 	Log   *slog.Logger
 }
 

@@ -28,7 +28,7 @@ func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeli
 	mapping := mappingOf(cfg)
 	p := &pipeline{config: cfg}
 	var err error
-	if p.source, err = newSource(cfg, mapping, log); err != nil {
+	if p.source, err = newSource(cfg, mapping, false, log); err != nil {
 		return nil, err
 	}
 	p.bridge = bridge.New(bridge.Options{
@@ -68,8 +68,8 @@ func sourceOf(info capture.Info) bridge.Source {
 }
 
 // newSource makes the source of a configuration. A table is wanted when the
-// mapping takes it.
-func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger) (*capture.Source, error) {
+// mapping takes it. To adopt is to accept a slot that is made anew.
+func newSource(cfg *config.Config, mapping transform.Mapping, adopt bool, log *slog.Logger) (*capture.Source, error) {
 	mapper, err := transform.New(mapping, 0)
 	if err != nil {
 		return nil, err
@@ -93,6 +93,7 @@ func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger) 
 			return len(streams) > 0, err
 		},
 		Named: named,
+		Adopt: adopt,
 		Log:   log,
 	})
 }

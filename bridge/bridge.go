@@ -81,6 +81,7 @@ type Options struct {
 type Bridge struct {
 	opts   Options
 	status tracker
+	begun  bool   // this process has streamed: Redis has known the pipeline
 	replay uint64 // how far back entries go that Redis has lost; 0 when none are known to be
 }
 

@@ -56,6 +56,10 @@ func (s *session) start(ctx, background context.Context) error {
 	if err := s.meanwhile(func() (err error) { s.meta, watermark, err = s.pub.Connect(ctx); return err }); err != nil {
 		return err
 	}
+	s.source.SlotUsed = s.source.SlotUsed || s.bridge.begun
+	if s.meta.IsZero() && !s.source.SlotCreated && !s.source.SlotUsed {
+		s.bridge.opts.Log.Warn("the slot was there before this Redis knew of the pipeline: what came before it is not in the streams", "from", s.stream.Start())
+	}
 	if s.meta.Timeline != s.source.Timeline {
 		s.left = s.source.History[s.meta.Timeline]
 	}
@@ -87,6 +91,7 @@ func (s *session) start(ctx, background context.Context) error {
 	if err := s.baseline(ctx); err != nil {
 		return err
 	}
+	s.bridge.begun = true
 	if err := s.meanwhile(func() error { return s.bridge.opts.MarkUsed(ctx) }); err != nil {
 		return err
 	}

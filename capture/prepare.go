@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -24,8 +25,8 @@ func (s *Source) Prepare(ctx context.Context) (Info, error) {
 	if err := s.identify(ctx, &info); err != nil {
 		return info, err
 	}
-	tables, err := s.wantedTables(ctx, conn)
-	if err != nil {
+	tables, unfit, err := s.wantedTables(ctx, conn)
+	if err = errors.Join(err, unfit); err != nil {
 		return info, err
 	}
 	info.Tables = relations(tables)

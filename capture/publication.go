@@ -127,7 +127,11 @@ func (s *Source) MarkUsed(ctx context.Context) error {
 	if err != nil || pub.comment == s.usedMark() || !strings.HasPrefix(pub.comment, s.mark()) {
 		return err
 	}
-	return s.execAll(ctx, conn, []string{fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", quote(s.opts.Publication), literal(s.usedMark()))})
+	_, err = conn.Exec(ctx, fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", quote(s.opts.Publication), literal(s.usedMark())))
+	if err != nil && pgCode(err) != codeInsufficientPrivilege { // it belongs to somebody else after all
+		return fmt.Errorf("mark publication %s: %w", s.opts.Publication, err)
+	}
+	return nil
 }
 
 // Refresh looks for tables that the mapping wants and that have come since,
@@ -155,7 +159,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 }
 
 func (s *Source) addNew(ctx context.Context, conn *pgx.Conn, pub publication) error {
-	tables, err := s.wantedTables(ctx, conn)
+	tables, unfit, err := s.wantedTables(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -165,9 +169,9 @@ func (s *Source) addNew(ctx context.Context, conn *pgx.Conn, pub publication) er
 	pub.comment = "" // add only
 	sql := s.publicationSQL(pub, tables)
 	if len(sql) > 0 {
-		s.opts.Log.Warn("new tables join the publication; rows that were committed before are not published")
+		s.opts.Log.Warn("new tables join the publication; rows that were committed before are not published", "sql", sql[0])
 	}
-	return s.execAll(ctx, conn, sql)
+	return errors.Join(s.execAll(ctx, conn, sql), unfit)
 }
 
 // execAll runs the statements in one transaction. An instance that starts at
@@ -195,7 +199,7 @@ func (s *Source) execAll(ctx context.Context, conn *pgx.Conn, sql []string) erro
 		return nil
 	case codeInsufficientPrivilege:
 		return &SetupError{Problem: fmt.Sprintf("the role in source.url may not change publication %s", s.opts.Publication), Err: err,
-			Fix: "as the owner of the tables: " + strings.Join(sql, "; ") + ";"}
+			Fix: "as the owner of the tables: " + sql[0] + ";"}
 	}
 	return fmt.Errorf("change publication %s: %w", s.opts.Publication, err)
 }

@@ -20,10 +20,11 @@ type table struct {
 
 // wantedTables lists the tables that the mapping wants, sorted by name. A
 // partition is left out when its root is wanted: the root publishes for it.
-func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
+// Tables that it wants and that do not fit are left out, and unfit says why.
+func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) (alone []table, unfit, err error) {
 	tables, err := readTables(ctx, conn)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var wanted []table
 	published := map[uint32]bool{}
@@ -39,18 +40,17 @@ func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) ([]table, err
 		}
 	}
 	if len(problems) > 0 {
-		return nil, &SetupError{Problem: "the mapping does not fit the tables", Err: errors.Join(problems...)}
+		unfit = &SetupError{Problem: "the mapping does not fit the tables", Err: errors.Join(problems...)}
 	}
-	var alone []table
 	for _, t := range wanted {
 		if !published[t.root] {
 			alone = append(alone, t)
 		} else if slices.Contains(s.opts.Named, t.String()) {
-			return nil, &SetupError{Problem: fmt.Sprintf("table %s is a partition of a table that is captured too, and its changes are published under that table's name", t),
+			return nil, nil, &SetupError{Problem: fmt.Sprintf("table %s is a partition of a table that is captured too, and its changes are published under that table's name", t),
 				Fix: "leave one of the two out of the configuration"}
 		}
 	}
-	return alone, nil
+	return alone, unfit, nil
 }
 
 // missing are the tables that the configuration names and that are not there.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"text/tabwriter"
@@ -50,6 +51,9 @@ Ends with 1 when the pipeline does not stream or Redis does not take entries.`,
 
 func (f *statusFlags) run(cmd *cobra.Command) error {
 	cfg, err := f.load(cmd)
+	if errors.Is(err, fs.ErrNotExist) && f.http != "" {
+		cfg, err = &config.Config{}, nil // the daemon knows
+	}
 	if err != nil {
 		return err
 	}
@@ -78,21 +82,22 @@ func (f *statusFlags) run(cmd *cobra.Command) error {
 
 // ask prefers the daemon's own word.
 func (f *statusFlags) ask(ctx context.Context, cfg *config.Config) (web.Report, error) {
+	if f.http != "" {
+		report, err := askDaemon(ctx, f.http)
+		if err != nil {
+			return report, fmt.Errorf("ask the daemon on %s: %w", f.http, err)
+		}
+		return report, nil
+	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
 	if err != nil {
 		return web.Report{}, err
 	}
 	defer client.Close() //nolint:errcheck // it only read
 	meta, metaErr := readMeta(ctx, client, cfg.Pipeline)
-	addresses := []string{f.http}
-	if f.http == "" {
-		addresses = []string{meta.HTTP, defaultHTTP}
-	}
-	for _, addr := range addresses {
+	for _, addr := range []string{meta.HTTP, defaultHTTP} {
 		if report, err := askDaemon(ctx, addr); err == nil && report.Pipeline == cfg.Pipeline {
 			return report, nil
-		} else if f.http != "" {
-			return report, fmt.Errorf("ask the daemon on %s: %w", addr, errors.Join(err))
 		}
 	}
 	return askServers(ctx, cfg, client, meta, metaErr), nil

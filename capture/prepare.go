@@ -27,6 +27,10 @@ func (s *Source) Prepare(ctx context.Context) (Info, error) {
 	if info.Tables, err = s.wantedTables(ctx, conn); err != nil {
 		return info, err
 	}
+	// What is to be backfilled is recorded before anything is made that tells it later.
+	if err := s.planBackfills(ctx, conn, info.Tables); err != nil {
+		return info, err
+	}
 	// The publication first: the slot must not start where it does not exist yet.
 	if err := s.ensurePublication(ctx, conn, info.Tables); err != nil {
 		return info, err
@@ -36,6 +40,9 @@ func (s *Source) Prepare(ctx context.Context) (Info, error) {
 		return info, err
 	}
 	info.Confirmed, info.SlotCreated = state.Confirmed, created
+	s.mu.Lock()
+	s.tables = info.Tables
+	s.mu.Unlock()
 	return info, nil
 }
 

@@ -42,7 +42,7 @@ func (s *Source) ensurePublication(ctx context.Context, conn *pgx.Conn, tables [
 		return &SetupError{Problem: "no table of the database matches the streams of the configuration",
 			Fix: "check the names under streams.<name>.tables (they are schema.table), or create the tables first"}
 	}
-	mark := "made by walrill for pipeline " + s.opts.Pipeline
+	mark := s.publicationMark()
 	pub, err := readPublication(ctx, conn, s.opts.Publication, mark)
 	if err != nil {
 		return err
@@ -53,6 +53,8 @@ func (s *Source) ensurePublication(ctx context.Context, conn *pgx.Conn, tables [
 	}
 	return s.execAll(ctx, conn, s.publicationSQL(pub, wanted, mark))
 }
+
+func (s *Source) publicationMark() string { return "made by walrill for pipeline " + s.opts.Pipeline }
 
 // publicationSQL are the statements that are still needed.
 func (s *Source) publicationSQL(pub publication, wanted []string, mark string) []string {

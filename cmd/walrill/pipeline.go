@@ -23,9 +23,9 @@ type pipeline struct {
 	bridge *bridge.Bridge
 }
 
-func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeline, error) {
+func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillOptions, log *slog.Logger) (*pipeline, error) {
 	mapping := mappingOf(cfg)
-	source, err := newSource(cfg, mapping, log)
+	source, err := newSource(cfg, mapping, backfill, log)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeli
 
 // newSource makes the source of a configuration. A table is wanted when the
 // mapping takes it.
-func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger) (*capture.Source, error) {
+func newSource(cfg *config.Config, mapping transform.Mapping, backfill capture.BackfillOptions, log *slog.Logger) (*capture.Source, error) {
 	mapper, err := transform.New(mapping, 0)
 	if err != nil {
 		return nil, err
@@ -75,7 +75,8 @@ func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger) 
 			streams, err := mapper.Check(rel)
 			return len(streams) > 0, err
 		},
-		Log: log,
+		Backfill: backfill,
+		Log:      log,
 	})
 }
 

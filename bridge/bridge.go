@@ -207,4 +207,6 @@ type fatal struct{ error }
 
 func (fatal) Permanent() bool { return true }
 
+func (f fatal) Unwrap() error { return f.error }
+
 func fatalf(format string, args ...any) error { return fatal{fmt.Errorf(format, args...)} }

@@ -23,7 +23,7 @@ type frameConn struct {
 	rp, wp int
 	rest   int // bytes of the current message that Read has not handed out
 
-	level   int       // of traffic, in bytes: what was read less what has leaked since
+	level   int       // of traffic: what was read less what has leaked since
 	levelAt time.Time // when level was right
 }
 
@@ -33,12 +33,14 @@ const (
 	maxFrame       = 1<<30 + 64 // Postgres's own limit of a message
 	keepBufferSize = 1 << 20    // a buffer grown beyond this by a huge row is given back
 
-	// Traffic leaks at leakPerMilli, so that some ten thousand small
-	// transactions a second are a backlog and a thousand are not. The cap
-	// ends a backlog within some 15 ms of silence.
-	leakPerMilli = 4 << 10
-	busyLevel    = 16 << 10
-	maxLevel     = 64 << 10
+	// Traffic leaks at leakPerMilli, and each read counts as readCost more
+	// than its bytes: being woken for every message is what a backlog must get out of, also where
+	// that makes it slow. So a thousand small transactions a second are no backlog
+	// and a few thousand are. The cap ends one within 16 ms of silence.
+	readCost     = 512
+	leakPerMilli = 2 << 10
+	busyLevel    = 8 << 10
+	maxLevel     = 32 << 10
 
 	gatherTime = 200 * time.Microsecond
 	// busyPatience is how long a read waits under a backlog until whoever
@@ -126,7 +128,10 @@ func (f *frameConn) measure(n int, now time.Time) {
 	if since := now.Sub(f.levelAt); since < time.Second {
 		leaked = int(since * leakPerMilli / time.Millisecond)
 	}
-	f.level = min(max(0, f.level-leaked)+n, maxLevel)
+	f.level = max(0, f.level-leaked)
+	if n > 0 {
+		f.level = min(f.level+n+readCost, maxLevel)
+	}
 	f.levelAt = now
 }
 

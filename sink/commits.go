@@ -37,7 +37,7 @@ type markSlot struct {
 // put hands over a mark whose entries are acknowledged. A patient one comes
 // with a full batch: the next one is probably on its way and can carry it,
 // which saves a round trip.
-func (s *markSlot) put(m mark, patient bool) {
+func (s *markSlot) put(m mark, patient bool, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m.watermark <= max(s.pending.watermark, s.last.watermark) {
@@ -45,7 +45,7 @@ func (s *markSlot) put(m mark, patient bool) {
 	}
 	if s.pending.isZero() {
 		s.due = s.at.Add(markInterval)
-		if soon := time.Now().Add(markPatience); patient && s.due.Before(soon) {
+		if soon := now.Add(markPatience); patient && s.due.Before(soon) {
 			s.due = soon
 		}
 	}

@@ -313,7 +313,7 @@ func (p *Publisher) finish(b *batch, m mark) {
 	}
 	if b != nil {
 		if !b.mark.isZero() {
-			p.marks.put(b.mark, b.full())
+			p.marks.put(b.mark, b.full(), time.Now())
 		}
 		b.reset()
 		p.busy.Store(false)

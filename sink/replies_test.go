@@ -75,9 +75,9 @@ func TestReplies(t *testing.T) {
 				l.take(s, i)
 			}
 			l.offer()
-			if tc.kind != "" {
-				l.troubled(t, tc.kind)
-			}
+			harness.Eventually(t, patience, "an error of kind "+string(tc.kind), func() bool {
+				return tc.kind == "" || l.p.Status().Errors[string(tc.kind)] > 0
+			})
 			f.behave(nil)
 			l.play(s, 40, len(s.events))
 			l.settle()

@@ -18,11 +18,12 @@ import (
 )
 
 type tailFlags struct {
-	last     int
-	from     string
-	count    int
-	json     bool
-	noFollow bool
+	sink, pipeline string
+	last           int
+	from           string
+	count          int
+	json           bool
+	noFollow       bool
 }
 
 func newTailCommand() *cobra.Command {
@@ -44,6 +45,8 @@ func newTailCommand() *cobra.Command {
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return f.run(cmd, args) },
 	}
+	cmd.Flags().StringVar(&f.sink, "sink", "", "Redis URL; instead of a configuration file")
+	cmd.Flags().StringVar(&f.pipeline, "pipeline", config.DefaultPipeline, "the pipeline's name, with --sink")
 	cmd.Flags().IntVarP(&f.last, "last", "n", 10, "how many events of the past to start with")
 	cmd.Flags().StringVar(&f.from, "from", "", "start after this entry ID instead, such as 23803720-3; 0 is the beginning")
 	cmd.Flags().IntVar(&f.count, "count", 0, "stop after so many events; 0 does not")
@@ -57,7 +60,7 @@ func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := load(cmd)
+	cfg, err := f.load(cmd)
 	if err != nil {
 		return err
 	}
@@ -91,6 +94,14 @@ func checkStreams(cfg *config.Config, names []string) error {
 		}
 	}
 	return nil
+}
+
+// load needs no more of the configuration than Redis and the pipeline's name.
+func (f *tailFlags) load(cmd *cobra.Command) (*config.Config, error) {
+	if f.sink == "" {
+		return load(cmd)
+	}
+	return &config.Config{Pipeline: f.pipeline, Sink: config.Sink{URL: config.NewURL(f.sink)}, Streams: []config.Stream{{Name: "*"}}}, nil
 }
 
 func (f *tailFlags) start() (consumer.From, error) {

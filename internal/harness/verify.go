@@ -65,16 +65,19 @@ func (p Pipeline) Published(ctx context.Context) (n int64, err error) {
 		return 0, err
 	}
 	defer client.Close()
-	for _, s := range p.Streams {
-		for _, key := range s.Keys() {
-			length, err := client.XLen(ctx, key).Result()
-			if err != nil {
-				return 0, err
+	var lengths []*redis.IntCmd
+	_, err = client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for _, s := range p.Streams {
+			for _, key := range s.Keys() {
+				lengths = append(lengths, pipe.XLen(ctx, key))
 			}
-			n += length
 		}
+		return nil
+	})
+	for _, length := range lengths {
+		n += length.Val()
 	}
-	return n, nil
+	return n, err
 }
 
 func (p Pipeline) redis() (*redis.Client, error) {

@@ -1,0 +1,294 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/event"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fakeStream plays items; then it is idle until it is woken.
+type fakeStream struct {
+	items     chan change.Item
+	woken     chan struct{}
+	confirmed chan change.LSN
+	beats     chan struct{} // closed by the second beat
+	beatOnce  sync.Once
+	beaten    int
+	item      change.Item
+	err       error // what Next returns when the items are used up
+}
+
+func newFakeStream(items ...change.Item) *fakeStream {
+	s := &fakeStream{items: make(chan change.Item, len(items)), woken: make(chan struct{}, 1),
+		confirmed: make(chan change.LSN, 100), beats: make(chan struct{})}
+	for _, item := range items {
+		s.items <- item
+	}
+	return s
+}
+
+func (s *fakeStream) Next() (*change.Item, error) {
+	select {
+	case s.item = <-s.items:
+		return &s.item, nil
+	default:
+	}
+	if s.err != nil {
+		return nil, s.err
+	}
+	<-s.woken
+	s.item = change.Item{Kind: change.ItemIdle}
+	return &s.item, nil
+}
+
+func (s *fakeStream) Confirm(lsn change.LSN) { s.confirmed <- lsn }
+func (s *fakeStream) Start() change.LSN      { return 100 }
+func (s *fakeStream) Close() error           { return nil }
+func (s *fakeStream) Abort()                 {}
+func (s *fakeStream) Beat() error {
+	if s.beaten++; s.beaten == 2 {
+		s.beatOnce.Do(func() { close(s.beats) })
+	}
+	return nil
+}
+func (s *fakeStream) Wake() {
+	select {
+	case s.woken <- struct{}{}:
+	default:
+	}
+}
+
+// fakeMapper makes one event of each change.
+type fakeMapper struct {
+	stream *event.Stream
+	err    error
+}
+
+func (m fakeMapper) Begin(change.Tx) {}
+func (m fakeMapper) Map(*change.Change) ([]event.Event, error) {
+	return []event.Event{{Stream: m.stream}}, m.err
+}
+func (m fakeMapper) Check(*change.Relation) ([]*event.Stream, error) {
+	return []*event.Stream{m.stream}, nil
+}
+
+// fakePublisher has room for one entry at a time; open lets it take the next batch.
+type fakePublisher struct {
+	mu       sync.Mutex
+	wake     func()
+	blocked  bool
+	appended int
+	marked   uint64
+	durable  uint64
+	err      error
+}
+
+func (p *fakePublisher) Connect(context.Context) (event.Meta, uint64, error) {
+	return event.Meta{}, 0, nil
+}
+func (p *fakePublisher) SaveMeta(context.Context, event.Meta) error     { return nil }
+func (p *fakePublisher) AddStream(context.Context, *event.Stream) error { return nil }
+func (p *fakePublisher) Start(context.Context)                          {}
+func (p *fakePublisher) Append(*event.Event)                            { p.appended++ }
+func (p *fakePublisher) Mark(w uint64, _ time.Time)                     { p.marked = w }
+func (p *fakePublisher) Full() bool                                     { return p.appended > 0 }
+func (p *fakePublisher) Pending() bool                                  { return p.appended > 0 || p.marked > p.Durable() }
+func (p *fakePublisher) Drain(context.Context) error                    { p.Offer(); return p.Err() }
+func (p *fakePublisher) Durable() uint64                                { p.mu.Lock(); defer p.mu.Unlock(); return p.durable }
+func (p *fakePublisher) Err() error                                     { p.mu.Lock(); defer p.mu.Unlock(); return p.err }
+
+func (p *fakePublisher) Offer() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.blocked {
+		return false
+	}
+	p.appended, p.durable = 0, p.marked
+	return true
+}
+
+func (p *fakePublisher) unblock() {
+	p.mu.Lock()
+	p.blocked = false
+	p.mu.Unlock()
+	p.wake()
+}
+
+func (p *fakePublisher) fail(err error) {
+	p.mu.Lock()
+	p.err = err
+	p.mu.Unlock()
+	p.wake()
+}
+
+func options(stream Stream, pub *fakePublisher) Options {
+	return Options{
+		Prepare: func(context.Context) (Source, error) {
+			return Source{SystemID: "7", Timeline: 1, Tables: []*change.Relation{{Name: "t"}}}, nil
+		},
+		Open:         func(context.Context) (Stream, error) { return stream, nil },
+		NewMapper:    func(uint8) (Mapper, error) { return fakeMapper{stream: event.NewStream("t", 1)}, nil },
+		NewPublisher: func(wake func()) (Publisher, error) { pub.wake = wake; return pub, nil },
+		StopTimeout:  time.Second,
+		Log:          slog.New(slog.DiscardHandler),
+	}
+}
+
+// run starts the bridge and returns what ends it.
+func run(t *testing.T, o Options) (b *Bridge, stop func() error) {
+	ctx, cancel := context.WithCancel(t.Context())
+	b = New(o)
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	return b, func() error { cancel(); return <-done }
+}
+
+func transaction(end change.LSN) []change.Item {
+	return []change.Item{
+		{Kind: change.ItemBegin, Tx: change.Tx{CommitLSN: end - 1}},
+		{Kind: change.ItemChanges, Changes: []change.Change{{Op: change.Insert}}},
+		{Kind: change.ItemCommit, Watermark: end},
+	}
+}
+
+func TestRunConfirmsWhatIsDurable(t *testing.T) {
+	stream, pub := newFakeStream(transaction(200)...), &fakePublisher{}
+	_, stop := run(t, options(stream, pub))
+	for lsn := range stream.confirmed {
+		if lsn > 200 {
+			t.Fatalf("confirmed %d, the last commit ends at 200", lsn)
+		}
+		if lsn == 200 {
+			break
+		}
+		stream.Wake()
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// While the publisher takes nothing, Postgres is not read, hears from us, and
+// is confirmed nothing.
+func TestRunBlockedPublisher(t *testing.T) {
+	stream, pub := newFakeStream(transaction(200)...), &fakePublisher{blocked: true}
+	_, stop := run(t, options(stream, pub))
+	<-stream.beats
+	if n := len(stream.items); n == 0 {
+		t.Error("everything was read though the publisher is full")
+	}
+	if n := len(stream.confirmed); n != 0 {
+		t.Errorf("%d positions were confirmed", n)
+	}
+	pub.unblock()
+	stream.Wake()
+	for lsn := range stream.confirmed {
+		if lsn == 200 {
+			break
+		}
+		stream.Wake()
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRunEndsOnPermanentErrors(t *testing.T) {
+	broken := errors.New("no such column")
+	for what, change := range map[string]func(*Options){
+		"prepare": func(o *Options) {
+			o.Prepare = func(context.Context) (Source, error) { return Source{}, fatal{broken} }
+		},
+		"mapper": func(o *Options) {
+			o.NewMapper = func(uint8) (Mapper, error) {
+				return fakeMapper{stream: event.NewStream("t", 1), err: broken}, nil
+			}
+		},
+	} {
+		o := options(newFakeStream(transaction(200)...), &fakePublisher{})
+		change(&o)
+		b := New(o)
+		if err := b.Run(t.Context()); !errors.Is(err, broken) {
+			t.Errorf("%s: ended with %v", what, err)
+		}
+		if s := b.Status(); s.State != StateFailed || s.Error == "" {
+			t.Errorf("%s: status is %+v", what, s)
+		}
+	}
+}
+
+type busyError struct{}
+
+func (busyError) Error() string { return "slot in use" }
+func (busyError) Standby() bool { return true }
+
+func TestRunStandsByAndTakesOver(t *testing.T) {
+	stream, pub := newFakeStream(transaction(200)...), &fakePublisher{}
+	o := options(stream, pub)
+	tries := 0
+	o.Open = func(context.Context) (Stream, error) {
+		if tries++; tries == 1 {
+			return nil, busyError{}
+		}
+		return stream, nil
+	}
+	_, stop := run(t, o)
+	<-stream.confirmed
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+type lostError struct{ from uint64 }
+
+func (lostError) Error() string        { return "tail lost" }
+func (e lostError) ReplayFrom() uint64 { return e.from }
+
+// Entries that Redis has lost are replaced from the slot if it is far enough
+// behind, and otherwise the loss ends the process.
+func TestRunAfterALostTail(t *testing.T) {
+	for _, c := range []struct {
+		from uint64
+		ends bool
+	}{{50, true}, {100, false}, {0, false}} {
+		first, second := newFakeStream(), newFakeStream(transaction(200)...)
+		pubs := []*fakePublisher{{}, {}}
+		streams := []Stream{first, second}
+		o := options(nil, nil)
+		sessions := -1
+		o.Open = func(context.Context) (Stream, error) { sessions++; return streams[sessions], nil }
+		o.NewPublisher = func(wake func()) (Publisher, error) {
+			pubs[sessions].wake = wake
+			if sessions == 0 {
+				pubs[0].fail(lostError{c.from})
+			}
+			return pubs[sessions], nil
+		}
+		b := New(o)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- b.Run(ctx) }()
+		var err error
+		if c.ends {
+			err = <-done
+		} else {
+			<-second.confirmed
+			cancel()
+			err = <-done
+		}
+		cancel()
+		if (err != nil) != c.ends {
+			t.Errorf("the slot is at 100 and has to go back to %d: ended with %v", c.from, err)
+		}
+	}
+}

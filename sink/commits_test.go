@@ -1,0 +1,61 @@
+package sink
+
+import (
+	"testing"
+	"time"
+)
+
+// A mark is due 5 ms after the last one was written; one that comes with a full
+// batch waits a moment for the next batch to carry it.
+func TestMarkSlot(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var s markSlot
+	wait := func(want time.Duration, pending bool) {
+		t.Helper()
+		if got, ok := s.wait(now, false); ok != pending || pending && got != want {
+			t.Errorf("wait %v, pending %v; want %v, %v", got, ok, want, pending)
+		}
+	}
+	rides := func(want uint64) {
+		t.Helper()
+		if got := s.ride(now).watermark; got != want {
+			t.Errorf("mark %d rides, want %d", got, want)
+		}
+	}
+	wait(0, false)
+	s.put(mark{watermark: 10}, false, now)
+	wait(0, true)
+	s.written(s.get(), now)
+	wait(0, false)
+	rides(0)
+
+	s.put(mark{watermark: 20}, false, now)
+	wait(markInterval, true)
+	now = now.Add(2 * time.Millisecond)
+	s.put(mark{watermark: 30}, false, now) // takes its place, and does not put it off
+	wait(3*time.Millisecond, true)
+	rides(0)
+	if d, ok := s.wait(now, true); d != 0 || !ok {
+		t.Errorf("in a hurry it waits %v, pending %v", d, ok)
+	}
+	now = now.Add(4 * time.Millisecond)
+	rides(30)
+	s.put(mark{watermark: 25}, false, now) // late
+	s.put(mark{watermark: 40}, false, now) // while 30 is being written
+	s.written(mark{watermark: 30}, now)
+	wait(markInterval, true)
+	now = now.Add(time.Second)
+	s.written(s.get(), now)
+	wait(0, false)
+
+	now = now.Add(time.Second)
+	s.put(mark{watermark: 50}, true, now)
+	wait(markPatience, true)
+	rides(50)
+	s.written(s.get(), now)
+	s.restore()
+	wait(0, true)
+	if got := s.get().watermark; got != 50 {
+		t.Errorf("mark %d is restored", got)
+	}
+}

@@ -60,6 +60,8 @@ type Source struct {
 
 // Options join the parts.
 type Options struct {
+	// Prepare brings Postgres up to date. Before it makes a slot that is missing, it
+	// calls Register.
 	Prepare      func(context.Context) (Source, error)
 	Open         func(context.Context) (Stream, error)
 	NewMapper    func(epoch uint8) (Mapper, error)
@@ -132,6 +134,28 @@ func (b *Bridge) Run(ctx context.Context) error {
 		}
 		delay = min(2*delay, lastRetry)
 	}
+}
+
+// Register comes before a slot that is missing is made. It records a new pipeline
+// in Redis, so that from then on a slot without a record tells that Redis has
+// lost it, and refuses a slot that a known pipeline could not go on with (see
+// checkLineage). It waits for Redis until ctx ends.
+func (b *Bridge) Register(ctx context.Context, source Source) error {
+	pub, err := b.opts.NewPublisher(func() {})
+	if err != nil {
+		return err
+	}
+	b.status.attach(pub)
+	defer b.status.detach()
+	meta, watermark, err := pub.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	source.SlotCreated = true
+	if meta, err = checkLineage(meta, watermark, source, 0); err != nil {
+		return err
+	}
+	return pub.SaveMeta(ctx, meta)
 }
 
 // session connects everything, streams until something fails or ctx ends, and

@@ -134,7 +134,7 @@ func (p *fakePublisher) fail(err error) {
 func options(stream Stream, pub *fakePublisher) Options {
 	return Options{
 		Prepare: func(context.Context) (Source, error) {
-			return Source{SystemID: "7", Timeline: 1, Tables: []*change.Relation{{Name: "t"}}}, nil
+			return Source{SystemID: "7", Timeline: 1, SlotCreated: true, Tables: []*change.Relation{{Name: "t"}}}, nil
 		},
 		Open:         func(context.Context) (Stream, error) { return stream, nil },
 		NewMapper:    func(uint8) (Mapper, error) { return fakeMapper{stream: event.NewStream("t", 1)}, nil },

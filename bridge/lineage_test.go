@@ -9,8 +9,10 @@ import (
 )
 
 func TestCheckLineage(t *testing.T) {
-	ours := event.Meta{System: "7", Timeline: 1}
-	adopted := event.Meta{System: "7", Timeline: 1, Epoch: 1}
+	registered := event.Meta{System: "7", Timeline: 1}
+	ours := event.Meta{System: "7", Timeline: 1, Baseline: 400}
+	adopted := event.Meta{System: "7", Timeline: 1, Epoch: 1, Baseline: 400}
+	begun := event.Meta{System: "7", Timeline: 1, Epoch: 1, Baseline: event.Clock(1, 700)}
 	for _, c := range []struct {
 		what      string
 		meta      event.Meta
@@ -21,20 +23,23 @@ func TestCheckLineage(t *testing.T) {
 		timeline  int32
 	}{
 		{"new pipeline, new slot", event.Meta{}, 0, Source{SystemID: "7", Timeline: 1, SlotCreated: true}, 500, "", 1},
-		{"new pipeline, slot made by hand", event.Meta{}, 0, Source{SystemID: "7", Timeline: 3}, 500, "", 3},
+		{"registered, new slot", registered, 0, Source{SystemID: "7", Timeline: 1, SlotCreated: true}, 500, "", 1},
+		{"the first start ended before a watermark", registered, 0, Source{SystemID: "7", Timeline: 1}, 500, "", 1},
+		{"Redis has lost everything, or the slot was made by hand", event.Meta{}, 0, Source{SystemID: "7", Timeline: 1}, 500, "knows nothing", 0},
 		{"as it was left", ours, 500, Source{SystemID: "7", Timeline: 1}, 500, "", 1},
 		{"the slot is behind: it repeats", ours, 900, Source{SystemID: "7", Timeline: 1}, 500, "", 1},
-		{"the first start ended before a watermark", ours, 0, Source{SystemID: "7", Timeline: 1}, 0, "", 1},
 		{"promoted, nothing missing", ours, 500, Source{SystemID: "7", Timeline: 2}, 500, "", 2},
 		{"promoted, the slot is behind the streams", ours, 900, Source{SystemID: "7", Timeline: 2}, 500, "timeline 2", 0},
 		{"another Postgres", ours, 500, Source{SystemID: "8", Timeline: 1}, 500, "another Postgres", 0},
-		{"the slot was made anew", ours, 500, Source{SystemID: "7", Timeline: 1, SlotCreated: true}, 700, "made anew", 0},
+		{"the slot was made anew", ours, 500, Source{SystemID: "7", Timeline: 1, SlotCreated: true}, 700, "slot is gone", 0},
 		{"Redis has lost its tail", ours, 500, Source{SystemID: "7", Timeline: 1}, 700, "lost entries", 0},
 		{"Redis has lost the watermarks", ours, 0, Source{SystemID: "7", Timeline: 1}, 700, "lost entries", 0},
 		{"Redis has lost :meta", event.Meta{}, 500, Source{SystemID: "7", Timeline: 1}, 500, ":meta", 0},
 		{"adopted, first start", adopted, 500, Source{SystemID: "7", Timeline: 1, SlotCreated: true}, 700, "", 1},
-		{"adopted, going on", adopted, event.Clock(1, 800), Source{SystemID: "7", Timeline: 1}, 800, "", 1},
-		{"adopted, and lost since", adopted, event.Clock(1, 800), Source{SystemID: "7", Timeline: 1}, 900, "lost entries", 0},
+		{"adopted after the watermarks were lost", adopted, 0, Source{SystemID: "7", Timeline: 1}, 700, "", 1},
+		{"adopted, begun, and the watermarks lost again", begun, 0, Source{SystemID: "7", Timeline: 1}, 900, "lost entries", 0},
+		{"adopted, going on", begun, event.Clock(1, 800), Source{SystemID: "7", Timeline: 1}, 800, "", 1},
+		{"adopted, and lost since", begun, event.Clock(1, 800), Source{SystemID: "7", Timeline: 1}, 900, "lost entries", 0},
 		{":meta went back to before the adoption", ours, event.Clock(1, 800), Source{SystemID: "7", Timeline: 1}, 800, "epoch 1", 0},
 	} {
 		meta, err := checkLineage(c.meta, c.watermark, c.source, c.start)

@@ -59,14 +59,40 @@ func (s *session) start(ctx, background context.Context) error {
 	if err := s.addStreams(ctx); err != nil {
 		return err
 	}
+	s.pub.Start(background)
+	if err := s.baseline(ctx); err != nil {
+		return err
+	}
 	if err := s.meanwhile(func() error { return s.pub.SaveMeta(ctx, s.meta) }); err != nil {
 		return err
 	}
-	s.pub.Start(background)
-	// A baseline: from here on the streams are complete.
-	s.pub.Mark(s.clock(s.stream.Start()), time.Now())
 	s.bridge.status.enter(StateStreaming, nil)
 	s.bridge.opts.Log.Info("streaming", "from", s.stream.Start(), "tables", len(s.source.Tables), "epoch", s.meta.Epoch)
+	return nil
+}
+
+// baseline writes the watermark from which on the streams are complete. That
+// it was written is recorded after it was, so that :meta without a watermark
+// tells a loss from a start that got no further.
+func (s *session) baseline(ctx context.Context) error {
+	start := s.clock(s.stream.Start())
+	if !s.meta.Begun() {
+		s.meta.Baseline = start
+	}
+	s.pub.Mark(start, time.Now())
+	ticker := time.NewTicker(beat)
+	defer ticker.Stop()
+	for s.offer(); s.pub.Durable() < start; s.offer() {
+		select {
+		case <-s.kick:
+		case <-ticker.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := errors.Join(s.pub.Err(), s.stream.Beat()); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

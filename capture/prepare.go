@@ -35,7 +35,7 @@ func (s *Source) Prepare(ctx context.Context) (Info, error) {
 	if err := s.ensurePublication(ctx, conn, info.Tables); err != nil {
 		return info, err
 	}
-	state, created, err := s.ensureSlot(ctx, conn)
+	state, created, err := s.ensureSlot(ctx, conn, info)
 	if err != nil {
 		return info, err
 	}

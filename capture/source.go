@@ -30,9 +30,12 @@ type Options struct {
 	ReplayWindow time.Duration // hold the confirmed position back by this long
 	// Wanted says whether a table is to be captured; an error says why it
 	// cannot be, and how that is mended.
-	Wanted   func(*change.Relation) (bool, error)
-	Backfill BackfillOptions
-	Log      *slog.Logger
+	Wanted func(*change.Relation) (bool, error)
+	// BeforeSlot is called before a slot that is missing is made, with what is
+	// known by then; its error keeps it from being made. It may be nil.
+	BeforeSlot func(context.Context, Info) error
+	Backfill   BackfillOptions
+	Log        *slog.Logger
 }
 
 // Source is a Postgres database that changes are captured from.

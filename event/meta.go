@@ -7,11 +7,13 @@ import (
 )
 
 // Meta is the :meta hash: what a pipeline knows of where its events come
-// from. The zero Meta means that the pipeline is new to this Redis.
+// from. The zero Meta means that the pipeline is new to this Redis. It is
+// registered, with System and Timeline, before its slot is made.
 type Meta struct {
 	System   string // Postgres's system identifier
 	Timeline int32
 	Epoch    uint8
+	Baseline uint64         // the first watermark of the epoch; of an earlier epoch or 0 until there is one
 	HTTP     string         // where the daemon that wrote last answers; empty when it does not
 	Streams  map[string]int // partitions of each stream, by name
 }
@@ -21,6 +23,7 @@ const (
 	metaSystem     = "system"
 	metaTimeline   = "timeline"
 	metaEpoch      = "epoch"
+	metaBaseline   = "baseline"
 	metaHTTP       = "http"
 	metaPartitions = "partitions:" // and the stream's name
 )
@@ -31,6 +34,12 @@ func PartitionsField(stream string) string { return metaPartitions + stream }
 // IsZero reports whether nothing is recorded yet.
 func (m Meta) IsZero() bool { return m.System == "" }
 
+// Begun reports whether a watermark of the present epoch was ever written.
+func (m Meta) Begun() bool {
+	epoch, _ := SplitClock(m.Baseline)
+	return m.Baseline != 0 && epoch == m.Epoch
+}
+
 // Fields are the hash's fields and values.
 func (m Meta) Fields() map[string]string {
 	fields := map[string]string{
@@ -38,6 +47,9 @@ func (m Meta) Fields() map[string]string {
 		metaTimeline: strconv.FormatInt(int64(m.Timeline), 10),
 		metaEpoch:    strconv.FormatUint(uint64(m.Epoch), 10),
 		metaHTTP:     m.HTTP,
+	}
+	if m.Baseline != 0 {
+		fields[metaBaseline] = strconv.FormatUint(m.Baseline, 10)
 	}
 	for stream, n := range m.Streams {
 		fields[PartitionsField(stream)] = strconv.Itoa(n)
@@ -68,6 +80,11 @@ func ParseMeta(fields map[string]string) (Meta, error) {
 		return m, err
 	}
 	m.Timeline, m.Epoch = int32(timeline), uint8(epoch)
+	if text, ok := fields[metaBaseline]; ok {
+		if m.Baseline, err = strconv.ParseUint(text, 10, 64); err != nil {
+			return m, fmt.Errorf("field %s of :meta: %q is not a number that can be", metaBaseline, text)
+		}
+	}
 	for field := range fields {
 		stream, ok := strings.CutPrefix(field, metaPartitions)
 		if !ok {

@@ -60,9 +60,10 @@ func (p *Publisher) Offer() bool {
 	if len(p.cur.entries) == 0 {
 		// A mark alone waits for its turn beside the batches, so that it does
 		// not make the events behind it wait.
-		p.marks.put(p.cur.mark, false, time.Now())
+		if p.marks.put(p.cur.mark, false, time.Now()) {
+			signal(p.poke)
+		}
 		p.cur.reset()
-		signal(p.poke)
 		return true
 	}
 	p.busy.Store(true)

@@ -36,20 +36,21 @@ type markSlot struct {
 
 // put hands over a mark whose entries are acknowledged. A patient one comes
 // with a full batch: the next one is probably on its way and can carry it,
-// which saves a round trip.
-func (s *markSlot) put(m mark, patient bool, now time.Time) {
+// which saves a round trip. It reports whether no other mark was waiting.
+func (s *markSlot) put(m mark, patient bool, now time.Time) (first bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m.watermark <= max(s.pending.watermark, s.last.watermark) {
-		return
+		return false
 	}
-	if s.pending.isZero() {
+	if first = s.pending.isZero(); first {
 		s.due = s.at.Add(markInterval)
 		if soon := now.Add(markPatience); patient && s.due.Before(soon) {
 			s.due = soon
 		}
 	}
 	s.pending = m
+	return first
 }
 
 // get is the mark that waits; zero when there is none.

@@ -19,8 +19,10 @@ func (p *Publisher) Connect(ctx context.Context) (m event.Meta, watermark uint64
 		if err != nil {
 			return err
 		}
-		if err := p.checkServer(c); err != nil {
-			return err
+		if p.o.Durability.Fsync {
+			if err := checkVersion(c); err != nil {
+				return err
+			}
 		}
 		m, watermark, err = readMeta(c, p.o.Pipeline)
 		return err
@@ -29,18 +31,8 @@ func (p *Publisher) Connect(ctx context.Context) (m event.Meta, watermark uint64
 	return m, watermark, err
 }
 
-// checkServer finds out whether the server takes writes and has the commands we need.
-func (p *Publisher) checkServer(c *conn) error {
-	replies, err := c.pipeline([][]string{probe(event.CommitsKey(p.o.Pipeline))})
-	if err != nil {
-		return err
-	}
-	if err := probed(replies[0]); err != nil {
-		return err
-	}
-	if !p.o.Durability.Fsync {
-		return nil
-	}
+// checkVersion finds out whether the server has WAITAOF.
+func checkVersion(c *conn) error {
 	v, err := c.do("INFO", "server")
 	if err != nil {
 		return fmt.Errorf("ask for the server's version: %w", err)
@@ -60,21 +52,24 @@ func (p *Publisher) checkServer(c *conn) error {
 
 func readMeta(c *conn, pipeline string) (m event.Meta, watermark uint64, err error) {
 	key, commits := event.MetaKey(pipeline), event.CommitsKey(pipeline)
-	replies, err := c.pipeline([][]string{{"HGETALL", key}, topCommand(commits)})
+	replies, err := c.pipeline([][]string{probe(commits), {"HGETALL", key}, topCommand(commits)})
 	if err != nil {
 		return m, 0, err
 	}
-	if e, bad := replies[0].(replyError); bad {
+	if err := probed(replies[0]); err != nil {
+		return m, 0, err
+	}
+	if e, bad := replies[1].(replyError); bad {
 		return m, 0, fmt.Errorf("read %s: %w", key, e)
 	}
 	fields := map[string]string{}
-	for name, v := range asMap(replies[0]) {
+	for name, v := range asMap(replies[1]) {
 		fields[name], _ = v.(string)
 	}
 	if m, err = event.ParseMeta(fields); err != nil {
 		return m, 0, permanent{fmt.Errorf("read %s: %w", key, err)}
 	}
-	watermark, err = parseWatermark(commits, replies[1])
+	watermark, err = parseWatermark(commits, replies[2])
 	return m, watermark, err
 }
 

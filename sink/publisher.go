@@ -50,8 +50,13 @@ import (
 // Options say where Redis is and how to publish.
 type Options struct {
 	// URL is redis://, rediss://, unix://, redis+sentinel://h1:p1,h2:p2/master/db or
-	// redis+cluster://h1:p1,h2:p2, with the query parameters of go-redis's
-	// ParseURL. See parseURL for the rest.
+	// redis+cluster://h1:p1,h2:p2 (rediss+… with TLS), with the query parameters of go-redis's
+	// ParseURL; parseURL lists the others.
+	//
+	// Its user needs +xadd +xinfo|stream +xrevrange +multi +exec +hset +hgetall on the streams and on
+	// walrill:{<pipeline>}:*; for a name in CLIENT LIST +client|setname, in a
+	// Cluster +cluster|slots, with Durability +wait (or +waitaof and +info)
+	// +xgroup|create +xgroup|destroy.
 	URL        string
 	Pipeline   string
 	Durability Durability
@@ -70,9 +75,9 @@ type Options struct {
 type Publisher struct {
 	o      Options
 	target *target
-	log    *slog.Logger
 
 	firstDelay time.Duration // of a retry
+	idleAfter  time.Duration // after so long without an exchange a server may have closed the connection
 
 	// The run loop's.
 	streams  map[*event.Stream][]*partition
@@ -139,9 +144,9 @@ func New(o Options) (*Publisher, error) {
 	p := &Publisher{
 		o:      o,
 		target: t,
-		log:    o.Log,
 
 		firstDelay: firstDelay,
+		idleAfter:  time.Minute,
 
 		streams:  map[*event.Stream][]*partition{},
 		byKey:    map[string]*partition{},
@@ -153,8 +158,8 @@ func New(o Options) (*Publisher, error) {
 		done:     make(chan struct{}),
 	}
 	p.session.commits = newPartition(event.CommitsKey(o.Pipeline))
-	p.publishing.init(p.log)
-	p.control.init(p.log)
+	p.publishing.init(o.Log)
+	p.control.init(o.Log)
 	p.counters.init()
 	return p, nil
 }
@@ -262,9 +267,7 @@ func (p *Publisher) next(ctx context.Context) (*batch, mark, bool) {
 		wait, pending := p.marks.wait(time.Now(), p.draining.Load())
 		var due <-chan time.Time
 		if pending {
-			timer := time.NewTimer(wait)
-			defer timer.Stop()
-			due = timer.C
+			due = time.After(wait)
 		}
 		select {
 		case <-ctx.Done():
@@ -294,9 +297,13 @@ func (p *Publisher) deliver(ctx context.Context, b *batch, m mark) error {
 		}
 		// Whatever went wrong, the way back is one: connect again, compare the
 		// tops, send the whole batch again.
+		idle := time.Since(p.session.used) > p.idleAfter
 		p.session.close()
 		if fatal(err) || ctx.Err() != nil {
 			return err
+		}
+		if attempt == 0 && idle && !p.session.used.IsZero() && kindOf(err) == kindConnection {
+			continue // it was closed for idleness: no trouble, and no reason to wait
 		}
 		p.publishing.failed(err)
 		if !p.backoff(ctx, attempt) {

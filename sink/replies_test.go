@@ -86,6 +86,31 @@ func TestReplies(t *testing.T) {
 	}
 }
 
+// One stream's entries are refused as duplicates and another's with an error, in
+// one transaction: the one must not hide the other.
+func TestDuplicatesBesideAnError(t *testing.T) {
+	noLeaks(t)
+	f := newFakeRedis(t)
+	s := newScript("orders", 40, 1)
+	l := start(t, Options{URL: f.url()}, s.stream)
+	another := start(t, Options{URL: f.url()}, s.stream)
+	another.play(s, 0, 20)
+	another.settle()
+	transactions := 0
+	f.behave(func(args []string, queued bool) string {
+		if args[0] == "EXEC" {
+			transactions++
+		}
+		if args[0] == "XADD" && args[1] == "orders:1" && !queued && transactions == 1 {
+			return "-WRONGTYPE Operation against a key holding the wrong kind of value\r\n"
+		}
+		return ""
+	})
+	l.play(s, 0, len(s.events))
+	l.settle()
+	f.holds(t, s)
+}
+
 // A transaction in which one entry fails and a later one of the same stream is
 // added has made a hole. No server does that; if one did, it must be loud.
 func TestHole(t *testing.T) {
@@ -181,7 +206,7 @@ func TestWaitForWhatWasThere(t *testing.T) {
 	second.play(s, 0, len(s.events))
 	second.offer()
 	second.troubled(t, kindNoReplicas)
-	if second.p.Durable() != 0 {
+	if second.p.Durable() != 0 || f.received("XADD walrill:{shop}:commits MAXLEN") != 1 { // the first one's
 		t.Error("it counts as durable")
 	}
 	f.behave(func(args []string, _ bool) string {

@@ -18,7 +18,7 @@ import (
 
 // The master dies; Sentinel makes its replica the master, and the publisher goes on there.
 func TestSentinel(t *testing.T) {
-	noLeaks(t)
+	t.Parallel() // it mostly waits
 	ctx := t.Context()
 	master := harness.NewRedis(t, harness.RedisOptions{Config: map[string]string{"repl-diskless-sync-delay": "0"}})
 	replica := harness.NewRedis(t, harness.RedisOptions{Config: map[string]string{"repl-diskless-sync-delay": "0", "replicaof": fmt.Sprintf("127.0.0.1 %d", master.Port())}})

@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/walrill/walrill/event"
 )
@@ -13,6 +14,7 @@ type session struct {
 	link       *link      // nil when there is none
 	generation uint64     // of the partitions that the link was verified for
 	unchecked  bool       // nothing was exchanged yet since it was verified
+	used       time.Time  // when something was exchanged last
 	nodes      []string   // of the Cluster, as last seen
 	attempt    uint64     // number of the present attempt
 	requests   []request  // reused
@@ -87,7 +89,7 @@ func (p *Publisher) attempt(ctx context.Context, b *batch, m mark) error {
 	if err := p.settle(ctx); err != nil {
 		return err
 	}
-	s.unchecked = false
+	s.unchecked, s.used = false, time.Now()
 	if b != nil {
 		for i := range b.entries {
 			e := &b.entries[i]
@@ -125,42 +127,17 @@ func (p *Publisher) ensure(ctx context.Context) error {
 // verify reads the tops of all partitions, from the very servers that will be
 // written to, and compares them with what was acknowledged.
 func (p *Publisher) verify(ctx context.Context, parts []*partition) error {
-	s := &p.session
-	byConn := map[*conn][]*partition{}
-	for _, part := range append([]*partition{s.commits}, parts...) {
-		c, err := s.link.to(ctx, part.slot)
-		if err != nil {
-			return err
-		}
-		byConn[c] = append(byConn[c], part)
-	}
+	l := p.session.link
 	var lost []ErrTailLost
-	for c, parts := range byConn {
-		commands := [][]string{probe(parts[0].key)}
-		for _, part := range parts {
-			commands = append(commands, topCommand(part.key))
-		}
-		replies, err := c.pipeline(commands)
-		if err != nil {
-			return err
-		}
-		// Tops are compared on a server that takes writes only: a replica that is
-		// still loading from its master is behind without anything being lost.
-		if err := probed(replies[0]); err != nil {
-			return err
-		}
+	err := l.readTops(ctx, append([]*partition{p.session.commits}, parts...), func(c *conn, part *partition, reply any) error {
 		c.debt = debtOfOthers
-		for i, part := range parts {
-			if err := p.compare(c, part, replies[i+1], &lost); err != nil {
-				return err
-			}
-		}
-	}
-	if len(lost) > 0 {
+		return p.compare(c, part, reply, &lost)
+	})
+	if err == nil && len(lost) > 0 {
 		lost[0].Others = len(lost) - 1
 		return lost[0]
 	}
-	return nil
+	return err
 }
 
 // compare takes over one partition's top and notes a loss.
@@ -184,19 +161,6 @@ func (p *Publisher) compare(c *conn, part *partition, reply any, lost *[]ErrTail
 		*lost = append(*lost, ErrTailLost{Key: part.key, Acknowledged: part.sent.acked, Found: t.ID})
 	}
 	return nil
-}
-
-// probe is a command that only a server that takes writes executes, and that
-// writes nothing: no entry can have the ID 0-0. A replica, a full server, one
-// that loads or a user without rights answers why not.
-func probe(key string) []string { return []string{"XADD", key, "NOMKSTREAM", "0-0", "f", "v"} }
-
-func probed(reply any) error {
-	e, bad := reply.(replyError)
-	if !bad || replyKind(string(e)) == kindOther {
-		return nil
-	}
-	return fmt.Errorf("write to Redis: %w", e)
 }
 
 // continues compares a batch with the tops that were just found: the first

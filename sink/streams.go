@@ -70,16 +70,8 @@ func (p *Publisher) AddStream(ctx context.Context, s *event.Stream) error {
 
 // loadTops sets where the partitions stand from what is in Redis.
 func loadTops(ctx context.Context, l *link, parts []*partition, epoch uint8) error {
-	for _, part := range parts {
-		c, err := l.to(ctx, part.slot)
-		if err != nil {
-			return err
-		}
-		replies, err := c.pipeline([][]string{topCommand(part.key)})
-		if err != nil {
-			return err
-		}
-		t, err := parseTop(part.key, replies[0])
+	return l.readTops(ctx, parts, func(_ *conn, part *partition, reply any) error {
+		t, err := parseTop(part.key, reply)
 		if err != nil {
 			return err
 		}
@@ -91,8 +83,8 @@ func loadTops(ctx context.Context, l *link, parts []*partition, epoch uint8) err
 		}
 		part.filled.pos, part.filled.seq = t.ID, t.Seq
 		part.sent.acked = t.ID
-	}
-	return nil
+		return nil
+	})
 }
 
 // known are the partitions that were added, and a number that grows with them.

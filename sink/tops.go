@@ -1,6 +1,7 @@
 package sink
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strconv"
@@ -25,6 +26,52 @@ var errForeign = errors.New("the stream was written or changed by something else
 // topCommand asks for a stream's top: XINFO STREAM has the last ID, which
 // outlives its entry, the last entry, and since 7.0 how many there ever were.
 func topCommand(key string) []string { return []string{"XINFO", "STREAM", key} }
+
+// readTops asks for the tops of partitions, each at the server that holds it,
+// and hands every reply to take. Only servers that take writes are asked: a
+// replica that is still loading from its master is behind, and nothing is lost by that.
+func (l *link) readTops(ctx context.Context, parts []*partition, take func(*conn, *partition, any) error) error {
+	byConn := map[*conn][]*partition{}
+	for _, part := range parts {
+		c, err := l.to(ctx, part.slot)
+		if err != nil {
+			return err
+		}
+		byConn[c] = append(byConn[c], part)
+	}
+	for c, parts := range byConn {
+		commands := [][]string{probe(parts[0].key)}
+		for _, part := range parts {
+			commands = append(commands, topCommand(part.key))
+		}
+		replies, err := c.pipeline(commands)
+		if err != nil {
+			return err
+		}
+		if err := probed(replies[0]); err != nil {
+			return err
+		}
+		for i, part := range parts {
+			if err := take(c, part, replies[i+1]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// probe is a command that only a server that takes writes executes, and that
+// writes nothing: no entry can have the ID 0-0. A replica, a full server, one
+// that loads or a user without rights answers why not.
+func probe(key string) []string { return []string{"XADD", key, "NOMKSTREAM", "0-0", "f", "v"} }
+
+func probed(reply any) error {
+	e, bad := reply.(replyError)
+	if !bad || replyKind(string(e)) == kindOther {
+		return nil
+	}
+	return fmt.Errorf("write to Redis: %w", e)
+}
 
 // parseTop reads the reply to topCommand. A missing key is an empty stream.
 func parseTop(key string, reply any) (top, error) {

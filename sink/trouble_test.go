@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -236,18 +237,28 @@ func TestLogin(t *testing.T) {
 	}
 }
 
-// The rights in this list are all that a publisher needs.
+// The rights in these lists are all that a publisher needs.
 func TestLeastRights(t *testing.T) {
 	noLeaks(t)
 	r := harness.NewRedis(t, harness.RedisOptions{})
 	c := client(t, r.URL())
 	ctx := t.Context()
 	err := c.Do(ctx, "ACL", "SETUSER", "cdc", "on", ">pw", "~orders*", "~walrill:{shop}:*",
-		"+xadd", "+xinfo|stream", "+xrevrange", "+multi", "+exec", "+hset", "+hgetall", "+client|setname").Err()
+		"+xadd", "+xinfo|stream", "+xrevrange", "+exec", "+hset", "+hgetall", "+client|setname").Err()
 	if err != nil {
 		t.Fatal(err)
 	}
 	s := newScript("orders", 30, 1)
+	without := newLoop(t, Options{URL: "redis://cdc:pw@" + r.Addr()})
+	without.p.Start(ctx)
+	without.troubled(t, kindNoPerm)
+	without.stop()
+	if n := without.p.Status().Errors[string(kindNoPerm)]; n == 0 || c.DBSize(ctx).Val() != 0 {
+		t.Error("something was written without MULTI")
+	}
+	if err := c.Do(ctx, "ACL", "SETUSER", "cdc", "+multi").Err(); err != nil {
+		t.Fatal(err)
+	}
 	l := start(t, Options{URL: "redis://cdc:pw@" + r.Addr()}, s.stream)
 	if err := l.p.SaveMeta(ctx, event.Meta{System: "1"}); err != nil {
 		t.Fatal(err)
@@ -255,6 +266,16 @@ func TestLeastRights(t *testing.T) {
 	l.play(s, 0, len(s.events))
 	l.settle()
 	complete(t, c, s)
+	l.stop()
+
+	// And these for durability. What is there already is waited for, in vain.
+	if err := c.Do(ctx, "ACL", "SETUSER", "cdc", "+wait", "+xgroup|create", "+xgroup|destroy").Err(); err != nil {
+		t.Fatal(err)
+	}
+	l = start(t, Options{URL: "redis://cdc:pw@" + r.Addr(), Durability: Durability{Replicas: 1, Timeout: time.Millisecond}}, s.stream)
+	l.play(s, 0, len(s.events))
+	l.offer()
+	l.troubled(t, kindNoReplicas)
 }
 
 // A server that keeps what it acknowledged is killed again and again while
@@ -353,18 +374,40 @@ func TestCommitsLost(t *testing.T) {
 	r := harness.NewRedis(t, harness.RedisOptions{})
 	c := client(t, r.URL())
 	s := newScript("orders", 20, 1)
+	more := newScript("more", 20, 1)
 	l := start(t, Options{URL: r.URL()}, s.stream)
 	l.play(s, 0, len(s.events))
 	l.settle()
 	c.Del(t.Context(), event.CommitsKey("shop"))
-	c.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-	l.p.AddStream(t.Context(), event.NewStream("another", 1)) // has the publisher look
-	l.p.Mark(s.end()+1, time.Now())
-	l.settle()
-	top := c.XRevRangeN(t.Context(), event.CommitsKey("shop"), "+", "-", 1).Val()
-	if len(top) != 1 || top[0].ID != (event.Position{Commit: s.end() + 1}).ID() {
-		t.Errorf("top of :commits: %v", top)
+	if err := l.p.AddStream(t.Context(), more.stream); err != nil { // has the publisher look
+		t.Fatal(err)
 	}
+	e := more.events[0]
+	l.p.Append(&e)
+	l.settle()
+	complete(t, c, s)
+}
+
+// A replica that has nothing yet is behind; it has lost nothing.
+func TestReplicaIsNoLoss(t *testing.T) {
+	noLeaks(t)
+	r := harness.NewRedis(t, harness.RedisOptions{})
+	empty := harness.NewRedis(t, harness.RedisOptions{})
+	replica := harness.NewRedis(t, harness.RedisOptions{Config: map[string]string{"replicaof": fmt.Sprintf("127.0.0.1 %d", empty.Port())}})
+	proxy := proxyTo(t, r.Addr())
+	s := newScript("orders", 100, 1)
+	l := start(t, Options{URL: "redis://" + proxy.Addr()}, s.stream)
+	l.play(s, 0, 50)
+	l.settle()
+	proxy.SetTarget(replica.Addr())
+	proxy.Cut()
+	l.play(s, 50, 70)
+	l.offer()
+	l.troubled(t, kindReadonly)
+	proxy.SetTarget(r.Addr())
+	l.play(s, 70, len(s.events))
+	l.settle()
+	complete(t, client(t, r.URL()), s)
 }
 
 // An entry that is not ours, with an ID above ours, must not make ours count as
@@ -410,24 +453,61 @@ func TestDiverged(t *testing.T) {
 	c := client(t, r.URL())
 	ctx := t.Context()
 	s := newScript("orders", 100, 1)
-	for name, id := range map[string]string{
-		"before ours": event.Position{Commit: firstLSN, Ordinal: 1000}.ID(),
-		"at ours":     s.events[50].Position.ID(),
+	for name, tc := range map[string]struct {
+		ids     []event.Position // of entries that are added to every partition
+		connect bool             // the publisher finds them when it connects
+		want    string
+	}{
+		"below all of ours": {[]event.Position{{Commit: 1, Ordinal: 1}}, true, "its seq would be 1"},
+		"at one of ours":    {[]event.Position{s.events[50].Position}, false, "we count it as"},
+		"between ours, while connected": {[]event.Position{s.events[0].Position, {Commit: s.events[0].Position.Commit, Ordinal: 9}}, false,
+			"is there with seq 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.FlushAll(ctx)
 			l := start(t, Options{URL: r.URL()}, s.stream)
+			l.p.Mark(1, time.Now())
+			l.settle() // it is connected
 			for _, key := range s.stream.Keys {
-				c.Do(ctx, "XADD", key, id, "seq", "77")
+				for i, id := range tc.ids {
+					c.Do(ctx, "XADD", key, id.ID(), "seq", i+1)
+				}
 			}
-			c.Do(ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+			if tc.connect {
+				c.Do(ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+			}
 			l.play(s, 0, len(s.events))
 			l.offer()
+			err := l.fails()
 			var diverged ErrDiverged
-			if err := l.fails(); !errors.As(err, &diverged) {
+			if !errors.As(err, &diverged) || !strings.Contains(err.Error(), tc.want) {
 				t.Fatal(err)
 			}
+			if n := c.XLen(ctx, diverged.Key).Val(); tc.connect && n != 1 {
+				t.Errorf("%d entries were published all the same", n-1)
+			}
 		})
+	}
+}
+
+// A server that closes idle connections is no trouble.
+func TestIdleConnection(t *testing.T) {
+	noLeaks(t)
+	r := harness.NewRedis(t, harness.RedisOptions{})
+	c := client(t, r.URL())
+	s := newScript("orders", 30, 1)
+	l := newLoop(t, Options{URL: r.URL()})
+	l.p.idleAfter = 0
+	t.Cleanup(l.stop)
+	l.start(t.Context(), s.stream)
+	l.play(s, 0, 20)
+	l.settle()
+	c.Do(t.Context(), "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+	l.play(s, 20, len(s.events))
+	l.settle()
+	complete(t, c, s)
+	if st := l.p.Status(); len(st.Errors) > 0 || l.log.count("trying again") > 0 {
+		t.Errorf("%+v\n%s", st, &l.log.b)
 	}
 }
 

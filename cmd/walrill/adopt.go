@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
@@ -39,7 +38,7 @@ Run it after the daemon has stopped with an error that names it; changes that ar
 }
 
 func adopt(ctx context.Context, cmd *cobra.Command, cfg *config.Config, yes bool) error {
-	source, err := newSource(cfg, mappingOf(cfg), capture.BackfillOptions{}, slog.New(slog.DiscardHandler))
+	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return err
 	}

@@ -130,16 +130,19 @@ func (r *rig) askRedis(f func(context.Context, *redis.Client) error) {
 // The network cuts connections at any byte, and stalls now and then, on both sides.
 func TestChaosNetwork(t *testing.T) {
 	pg := harness.SharedPostgres(t, postgresVersion(t))
-	toPostgres := harness.StartProxy(t, pg.Addr())
-	toRedis := harness.StartProxy(t, "127.0.0.1:1")
+	toPostgres, toRedis := harness.StartProxy(t, pg.Addr()), harness.StartProxy(t, "")
 	r := newRig(t, rigOptions{postgres: pg, source: toPostgres.Through, sink: toRedis.Through})
 	toRedis.SetTarget(r.redis.Addr())
 	d := r.begin()
-	r.published()
-	toPostgres.CutRandomly(r.rand.Uint64(), 1, 400_000)
-	toRedis.CutRandomly(r.rand.Uint64(), 1, 100_000)
 	stalls := 0
 	for ; r.goesOn(); stalls++ {
+		// Cuts so close that little gets through …
+		toPostgres.CutRandomly(r.rand.Uint64(), 1, 30_000)
+		toRedis.CutRandomly(r.rand.Uint64(), 1, 30_000)
+		r.committed()
+		// … and then so far apart that a whole transaction, and a full batch, do in time.
+		toPostgres.CutRandomly(r.rand.Uint64(), 1, 1_000_000)
+		toRedis.CutRandomly(r.rand.Uint64(), 1, 4_000_000)
 		r.published()
 		proxy := []*harness.Proxy{toPostgres, toRedis}[r.rand.IntN(2)]
 		if dir := r.rand.IntN(3); dir < 2 {

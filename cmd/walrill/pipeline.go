@@ -25,17 +25,22 @@ type pipeline struct {
 
 func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillOptions, log *slog.Logger) (*pipeline, error) {
 	mapping := mappingOf(cfg)
-	source, err := newSource(cfg, mapping, backfill, log)
+	p := &pipeline{config: cfg}
+	var err error
+	p.source, err = newSource(cfg, mapping, log, func(o *capture.Options) {
+		o.Backfill = backfill
+		o.BeforeSlot = func(ctx context.Context, info capture.Info) error { return p.bridge.Register(ctx, sourceOf(info)) }
+	})
 	if err != nil {
 		return nil, err
 	}
-	b := bridge.New(bridge.Options{
+	p.bridge = bridge.New(bridge.Options{
 		Prepare: func(ctx context.Context) (bridge.Source, error) {
-			info, err := source.Prepare(ctx)
-			return bridge.Source{SystemID: info.SystemID, Timeline: info.Timeline, SlotCreated: info.SlotCreated, Tables: info.Tables}, err
+			info, err := p.source.Prepare(ctx)
+			return sourceOf(info), err
 		},
 		Open: func(ctx context.Context) (bridge.Stream, error) {
-			stream, err := source.Open(ctx)
+			stream, err := p.source.Open(ctx)
 			if err != nil {
 				return nil, err
 			}
@@ -55,17 +60,21 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 		StopTimeout: stopTimeout,
 		Log:         log,
 	})
-	return &pipeline{cfg, source, b}, nil
+	return p, nil
+}
+
+func sourceOf(info capture.Info) bridge.Source {
+	return bridge.Source{SystemID: info.SystemID, Timeline: info.Timeline, SlotCreated: info.SlotCreated, Tables: info.Tables}
 }
 
 // newSource makes the source of a configuration. A table is wanted when the
-// mapping takes it.
-func newSource(cfg *config.Config, mapping transform.Mapping, backfill capture.BackfillOptions, log *slog.Logger) (*capture.Source, error) {
+// mapping takes it. With may add to the options.
+func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, with func(*capture.Options)) (*capture.Source, error) {
 	mapper, err := transform.New(mapping, 0)
 	if err != nil {
 		return nil, err
 	}
-	return capture.NewSource(capture.Options{
+	options := capture.Options{
 		URL:          cfg.Source.URL.Reveal(),
 		Pipeline:     cfg.Pipeline,
 		Slot:         cfg.Source.Slot,
@@ -75,9 +84,12 @@ func newSource(cfg *config.Config, mapping transform.Mapping, backfill capture.B
 			streams, err := mapper.Check(rel)
 			return len(streams) > 0, err
 		},
-		Backfill: backfill,
-		Log:      log,
-	})
+		Log: log,
+	}
+	if with != nil {
+		with(&options)
+	}
+	return capture.NewSource(options)
 }
 
 // mappingOf is the configuration's streams as transform wants them.

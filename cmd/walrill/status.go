@@ -136,7 +136,7 @@ func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalC
 	defer cancel()
 	report := web.Report{Pipeline: cfg.Pipeline, Version: version, State: "not running"}
 	report.Source.Slot, report.Sink.Epoch = cfg.Source.Slot, meta.Epoch
-	source, err := newSource(cfg, mappingOf(cfg), capture.BackfillOptions{}, slog.New(slog.DiscardHandler))
+	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), nil)
 	var slot capture.SlotState
 	if err == nil {
 		slot, err = source.Slot(ctx)

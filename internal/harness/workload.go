@@ -119,7 +119,10 @@ func (w *worker) transaction(ctx context.Context, steps []step) error {
 				return fmt.Errorf("run %q: %w", s.sql, err)
 			}
 			w.stats.Failed++
-			_, err = w.conn.Exec(ctx, "ROLLBACK")
+			if _, err = w.conn.Exec(ctx, "ROLLBACK"); err != nil && w.options.Reconnect {
+				w.disconnect()
+				return nil
+			}
 			return err
 		case w.options.Reconnect:
 			w.stats.Failed++

@@ -19,7 +19,8 @@ type backfillCore struct {
 	mu        sync.Mutex
 	tables    map[uint32]*armed // by OID
 	windows   map[uint64]*window
-	delivered map[uint32]struct{} // XIDs that a snapshot to come may not see
+	delivered map[uint32][]uint32 // XIDs that a snapshot to come may not see, and the tables that they changed
+	touching  []uint32            // tables that the present transaction has changed
 	commit    change.LSN          // of the transaction that is being delivered
 	closing   *window             // its high has come in this transaction
 	published []*window           // handed out, not durable yet
@@ -56,7 +57,7 @@ func (t *armed) again(key string, commit change.LSN) {
 }
 
 func newBackfillCore(prefix, run string) *backfillCore {
-	return &backfillCore{prefix: prefix, run: run, tables: map[uint32]*armed{}, windows: map[uint64]*window{}, delivered: map[uint32]struct{}{}}
+	return &backfillCore{prefix: prefix, run: run, tables: map[uint32]*armed{}, windows: map[uint64]*window{}, delivered: map[uint32][]uint32{}}
 }
 
 // mark is the content of low and high. The run tells ours from those of an earlier
@@ -79,8 +80,7 @@ func (b *backfillCore) see(item *change.Item, announced map[uint32]*change.Relat
 	defer b.mu.Unlock()
 	switch item.Kind {
 	case change.ItemBegin:
-		b.delivered[item.Tx.XID] = struct{}{}
-		b.commit = item.Tx.CommitLSN
+		b.commit, b.touching = item.Tx.CommitLSN, b.touching[:0]
 	case change.ItemChanges:
 		for i := range item.Changes {
 			c := &item.Changes[i]
@@ -88,11 +88,19 @@ func (b *backfillCore) see(item *change.Item, announced map[uint32]*change.Relat
 				if c.Prefix == b.prefix {
 					return b.marked(c.Content, announced)
 				}
-			} else if t := b.tables[c.Relation.OID]; t != nil {
+				continue
+			}
+			if oid := c.Relation.OID; !slices.Contains(b.touching, oid) {
+				b.touching = append(b.touching, oid)
+			}
+			if t := b.tables[c.Relation.OID]; t != nil {
 				t.see(c, b.commit)
 			}
 		}
 	case change.ItemCommit:
+		if len(b.touching) > 0 {
+			b.delivered[item.Tx.XID] = slices.Clone(b.touching)
+		}
 		if w := b.closing; w != nil {
 			w.end, b.closing = item.Tx.EndLSN, nil
 			b.published = append(b.published, w)
@@ -194,8 +202,8 @@ func (b *backfillCore) marked(content []byte, announced map[uint32]*change.Relat
 func (b *backfillCore) low(w *window) {
 	w.open, w.table.window = true, w
 	w.rows = map[string]*touched{}
-	for xid := range b.delivered {
-		if !w.pre.sees(xid) {
+	for xid, tables := range b.delivered {
+		if slices.Contains(tables, w.table.oid) && !w.pre.sees(xid) {
 			w.before = append(w.before, xid)
 		}
 	}

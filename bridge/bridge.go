@@ -38,7 +38,8 @@ type Mapper interface {
 type Publisher interface {
 	Connect(context.Context) (event.Meta, uint64, error)
 	SaveMeta(context.Context, event.Meta) error
-	AddStream(context.Context, *event.Stream) error
+	// AddStream returns the highest position that is in any of its partitions.
+	AddStream(context.Context, *event.Stream) (event.Position, error)
 	Start(context.Context)
 	Append(*event.Event)
 	Mark(watermark uint64, t time.Time)
@@ -54,16 +55,21 @@ type Publisher interface {
 type Source struct {
 	SystemID    string
 	Timeline    int32
-	SlotCreated bool // the slot was missing and was made now
+	History     map[int32]change.LSN // where each earlier timeline was left
+	SlotCreated bool                 // the slot was missing and was made now
+	SlotUsed    bool                 // Postgres remembers MarkUsed
 	Tables      []*change.Relation
 }
 
 // Options join the parts.
 type Options struct {
-	// Prepare brings Postgres up to date. Before it makes a slot that is missing, it
-	// calls Register.
-	Prepare      func(context.Context) (Source, error)
-	Open         func(context.Context) (Stream, error)
+	Prepare func(context.Context) (Source, error)
+	Open    func(context.Context) (Stream, error)
+	// MarkUsed notes in Postgres that the slot is streamed from; it is called once a session.
+	MarkUsed func(context.Context) error
+	// Refresh takes tables in that have come since Prepare; it is called every
+	// few seconds while streaming, from a goroutine of its own.
+	Refresh      func(context.Context) error
 	NewMapper    func(epoch uint8) (Mapper, error)
 	NewPublisher func(wake func()) (Publisher, error)
 	HTTP         string // the daemon's own address, for :meta
@@ -75,7 +81,7 @@ type Options struct {
 type Bridge struct {
 	opts   Options
 	status tracker
-	replay uint64 // the source has to go back to this clock; 0 when it need not
+	replay uint64 // how far back entries go that Redis has lost; 0 when none are known to be
 }
 
 // New returns a bridge that Run starts.
@@ -85,8 +91,8 @@ func New(opts Options) *Bridge { return &Bridge{opts: opts} }
 type (
 	permanent interface{ Permanent() bool } // trying again is of no use
 	standby   interface{ Standby() bool }   // another instance is at work
-	// tailLost: entries are gone that were acknowledged. With a clock other than 0 the source must go
-	// back that far to replace them; with 0 the top of :commits tells how far.
+	// tailLost: entries are gone that were acknowledged, those behind this clock. It is 0 when
+	// the top of :commits went back with them and so tells the same.
 	tailLost interface{ ReplayFrom() uint64 }
 )
 
@@ -111,8 +117,8 @@ const (
 func (b *Bridge) Run(ctx context.Context) error {
 	delay := firstRetry
 	for {
-		streamed, err := b.session(ctx)
-		if streamed {
+		progressed, err := b.session(ctx)
+		if progressed {
 			delay = firstRetry
 		}
 		switch {
@@ -136,69 +142,53 @@ func (b *Bridge) Run(ctx context.Context) error {
 	}
 }
 
-// Register comes before a slot that is missing is made. It records a new pipeline
-// in Redis, so that from then on a slot without a record tells that Redis has
-// lost it, and refuses a slot that a known pipeline could not go on with (see
-// checkLineage). It waits for Redis until ctx ends.
-func (b *Bridge) Register(ctx context.Context, source Source) error {
-	pub, err := b.opts.NewPublisher(func() {})
-	if err != nil {
-		return err
-	}
-	b.status.attach(pub)
-	defer b.status.detach()
-	meta, watermark, err := pub.Connect(ctx)
-	if err != nil {
-		return err
-	}
-	source.SlotCreated = true
-	if meta, err = checkLineage(meta, watermark, source, 0); err != nil {
-		return err
-	}
-	return pub.SaveMeta(ctx, meta)
-}
-
 // session connects everything, streams until something fails or ctx ends, and
-// says whether it came to streaming.
-func (b *Bridge) session(ctx context.Context) (streamed bool, err error) {
+// says whether anything became durable.
+func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 	b.status.enter(StateConnecting, nil)
 	source, err := b.opts.Prepare(ctx)
 	if err != nil {
 		return false, err
 	}
-	stream, err := b.acquire(ctx)
+	stream, waited, err := b.acquire(ctx)
 	if err != nil {
 		return false, err
+	}
+	if waited {
+		// Who had the slot may have gone on for days: what Prepare found is old.
+		if source, err = b.opts.Prepare(ctx); err != nil {
+			stream.Abort()
+			return false, err
+		}
 	}
 	s := &session{bridge: b, source: source, stream: stream, kick: make(chan struct{}, 1)}
 	// The publisher outlives ctx, so that it can finish what is in flight.
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	if err = s.start(ctx, background); err == nil {
-		streamed = true
 		err = s.run(ctx)
 	}
 	b.status.detach()
+	progressed = s.told > stream.Start()
 	if err != nil || ctx.Err() == nil {
 		stream.Abort()
-		return streamed, err
+		return progressed, err
 	}
 	if err := stream.Close(); err != nil {
 		b.opts.Log.Warn("Postgres did not take the last position; what it repeats is not published twice", "error", err)
 	}
-	return streamed, nil
+	return progressed, nil
 }
 
 // acquire opens the stream, as a standby for as long as another instance has the slot.
-func (b *Bridge) acquire(ctx context.Context) (Stream, error) {
-	waiting := false
+func (b *Bridge) acquire(ctx context.Context) (stream Stream, waiting bool, err error) {
 	for {
 		stream, err := b.opts.Open(ctx)
 		if err == nil && waiting {
 			b.opts.Log.Info("the slot is free: taking over")
 		}
 		if !isStandby(err) {
-			return stream, err
+			return stream, waiting, err
 		}
 		if !waiting {
 			b.opts.Log.Info("standing by: another instance is streaming", "reason", err)
@@ -206,7 +196,7 @@ func (b *Bridge) acquire(ctx context.Context) (Stream, error) {
 		}
 		b.status.enter(StateStandby, err)
 		if !sleep(ctx, jitter(standbyPoll)) {
-			return nil, ctx.Err()
+			return nil, waiting, ctx.Err()
 		}
 	}
 }

@@ -96,16 +96,18 @@ type fakePublisher struct {
 func (p *fakePublisher) Connect(context.Context) (event.Meta, uint64, error) {
 	return event.Meta{}, 0, nil
 }
-func (p *fakePublisher) SaveMeta(context.Context, event.Meta) error     { return nil }
-func (p *fakePublisher) AddStream(context.Context, *event.Stream) error { return nil }
-func (p *fakePublisher) Start(context.Context)                          {}
-func (p *fakePublisher) Append(*event.Event)                            { p.appended++ }
-func (p *fakePublisher) Mark(w uint64, _ time.Time)                     { p.marked = w }
-func (p *fakePublisher) Full() bool                                     { return p.appended > 0 }
-func (p *fakePublisher) Pending() bool                                  { return p.appended > 0 || p.marked > p.Durable() }
-func (p *fakePublisher) Drain(context.Context) error                    { p.Offer(); return p.Err() }
-func (p *fakePublisher) Durable() uint64                                { p.mu.Lock(); defer p.mu.Unlock(); return p.durable }
-func (p *fakePublisher) Err() error                                     { p.mu.Lock(); defer p.mu.Unlock(); return p.err }
+func (p *fakePublisher) SaveMeta(context.Context, event.Meta) error { return nil }
+func (p *fakePublisher) AddStream(context.Context, *event.Stream) (event.Position, error) {
+	return event.Position{}, nil
+}
+func (p *fakePublisher) Start(context.Context)       {}
+func (p *fakePublisher) Append(*event.Event)         { p.appended++ }
+func (p *fakePublisher) Mark(w uint64, _ time.Time)  { p.marked = w }
+func (p *fakePublisher) Full() bool                  { return p.appended > 0 }
+func (p *fakePublisher) Pending() bool               { return p.appended > 0 || p.marked > p.Durable() }
+func (p *fakePublisher) Drain(context.Context) error { p.Offer(); return p.Err() }
+func (p *fakePublisher) Durable() uint64             { p.mu.Lock(); defer p.mu.Unlock(); return p.durable }
+func (p *fakePublisher) Err() error                  { p.mu.Lock(); defer p.mu.Unlock(); return p.err }
 
 func (p *fakePublisher) Offer() bool {
 	p.mu.Lock()
@@ -139,6 +141,8 @@ func options(stream Stream, pub *fakePublisher) Options {
 		Open:         func(context.Context) (Stream, error) { return stream, nil },
 		NewMapper:    func(uint8) (Mapper, error) { return fakeMapper{stream: event.NewStream("t", 1)}, nil },
 		NewPublisher: func(wake func()) (Publisher, error) { pub.wake = wake; return pub, nil },
+		MarkUsed:     func(context.Context) error { return nil },
+		Refresh:      func(context.Context) error { return nil },
 		StopTimeout:  time.Second,
 		Log:          slog.New(slog.DiscardHandler),
 	}

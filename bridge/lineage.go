@@ -11,17 +11,15 @@ import (
 // happened and what to do.
 //
 // The slot is only ever confirmed up to a watermark that is in :commits. So a slot
-// that is ahead of :commits means that entries are missing in between. And a
-// pipeline is registered in :meta before its slot is made. So a slot without
-// :meta means that Redis has lost everything.
+// that is ahead of :commits means that entries are missing in between.
 func checkLineage(meta event.Meta, watermark uint64, source Source, start change.LSN) (event.Meta, error) {
 	if meta.IsZero() {
 		if watermark != 0 {
 			return meta, fatalf("Redis has streams of this pipeline but has lost %s: it cannot be told whether they belong to this Postgres\n"+
 				"  fix: restore it, or run `walrill adopt` to go on from now in a new epoch", "the :meta hash")
 		}
-		if !source.SlotCreated {
-			return meta, fatalf("the slot exists already, at %s, but this Redis knows nothing of the pipeline: it has lost everything, or it is another Redis\n"+
+		if source.SlotUsed && !source.SlotCreated {
+			return meta, fatalf("the slot was streamed from before, up to %s, but this Redis knows nothing of the pipeline: it has lost everything, or it is another Redis\n"+
 				"  fix: restore it or correct sink.url, or run `walrill adopt` to go on from here, without what was published before, in a new epoch", start)
 		}
 		return event.Meta{System: source.SystemID, Timeline: source.Timeline}, nil
@@ -37,17 +35,17 @@ func checkLineage(meta event.Meta, watermark uint64, source Source, start change
 	case epoch > meta.Epoch:
 		return meta, fatalf("the streams are in epoch %d but :meta says %d\n  fix: run `walrill adopt`", epoch, meta.Epoch)
 	case epoch < meta.Epoch, watermark == 0 && !meta.Begun():
-		// Adopted, or registered and never begun: it starts wherever the slot stands.
+		// Adopted, or never begun: it starts wherever the slot stands.
 	case source.SlotCreated:
-		return meta, fatalf("the slot is gone: changes since %s are not in the streams, and a new slot begins now\n"+
-			"  fix: run `walrill adopt` to go on from now with that gap, in a new epoch", change.LSN(top))
-	case meta.Timeline != source.Timeline && start < change.LSN(top):
+		return meta, fatalf("the slot was gone and has been made anew at %s: changes since %s are not in the streams\n"+
+			"  fix: run `walrill adopt` to go on from here with that gap, in a new epoch", start, change.LSN(top))
+	case meta.Timeline != source.Timeline && start < change.LSN(top) && source.History[meta.Timeline] < change.LSN(top):
 		return meta, fatalf("Postgres is on timeline %d now (was %d) and the slot at %s is behind the streams at %s: what the new primary writes would collide with what is published\n"+
 			"  fix: if the new primary lacks nothing, let the slot catch up; otherwise run `walrill adopt` to accept its history in a new epoch",
 			source.Timeline, meta.Timeline, start, change.LSN(top))
 	case start > change.LSN(top):
-		return meta, fatalf("Redis has lost entries: Postgres was told that everything before %s is safe, the streams are complete up to %s only, and the slot cannot go back\n"+
-			"  fix: restore Redis from where they are, or run `walrill adopt` to go on from here with that gap, in a new epoch", start, change.LSN(top))
+		return meta, fatalf("Redis has lost entries, or the slot was moved or made anew: Postgres sends what comes after %s only, and the streams are complete up to %s\n"+
+			"  fix: restore Redis, or run `walrill adopt` to go on from here with that gap, in a new epoch", start, change.LSN(top))
 	}
 	meta.Timeline = source.Timeline
 	return meta, nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/walrill/walrill/change"
@@ -20,10 +22,16 @@ type session struct {
 	pub    Publisher
 	meta   event.Meta
 	known  map[*event.Stream]bool
+	// complete: entries of transactions that committed below this clock are all there.
+	complete uint64
+	skipping bool // the present transaction is one of them
+	// left is where the timeline was left that the streams come from, 0 when it goes on.
+	left change.LSN
 
-	kick    chan struct{} // the publisher finished something
-	waiting time.Time     // since when entries wait for a bigger batch
-	told    change.LSN    // last confirmed
+	kick    chan struct{}         // the publisher finished something
+	waiting time.Time             // since when entries wait for a bigger batch
+	told    change.LSN            // last confirmed
+	broken  atomic.Pointer[error] // what refresh found
 	seen    progress
 }
 
@@ -42,11 +50,18 @@ func (s *session) start(ctx, background context.Context) error {
 	if err := s.meanwhile(func() (err error) { s.meta, watermark, err = s.pub.Connect(ctx); return err }); err != nil {
 		return err
 	}
+	if s.meta.Timeline != s.source.Timeline {
+		s.left = s.source.History[s.meta.Timeline]
+	}
 	if s.meta, err = checkLineage(s.meta, watermark, s.source, s.stream.Start()); err != nil {
 		return err
 	}
-	if replay := s.bridge.replay; replay != 0 && s.clock(s.stream.Start()) > replay {
-		_, lsn := event.SplitClock(replay)
+	s.complete = watermark
+	if replay := s.bridge.replay; replay != 0 {
+		s.complete = min(s.complete, replay)
+	}
+	if start := s.clock(s.stream.Start()); s.bridge.replay != 0 && start > s.bridge.replay {
+		_, lsn := event.SplitClock(s.bridge.replay)
 		return fatalf("Redis has lost entries that it had acknowledged, from %s on, and the slot cannot go back behind %s to replace them\n"+
 			"  fix: restore Redis, or run `walrill adopt` to go on from here with that gap, in a new epoch", change.LSN(lsn), s.stream.Start())
 	}
@@ -59,11 +74,14 @@ func (s *session) start(ctx, background context.Context) error {
 	if err := s.addStreams(ctx); err != nil {
 		return err
 	}
+	if err := s.saveMeta(ctx); err != nil {
+		return err
+	}
 	s.pub.Start(background)
 	if err := s.baseline(ctx); err != nil {
 		return err
 	}
-	if err := s.meanwhile(func() error { return s.pub.SaveMeta(ctx, s.meta) }); err != nil {
+	if err := s.meanwhile(func() error { return s.bridge.opts.MarkUsed(ctx) }); err != nil {
 		return err
 	}
 	s.bridge.status.enter(StateStreaming, nil)
@@ -71,14 +89,15 @@ func (s *session) start(ctx, background context.Context) error {
 	return nil
 }
 
+func (s *session) saveMeta(ctx context.Context) error {
+	return s.meanwhile(func() error { return s.pub.SaveMeta(ctx, s.meta) })
+}
+
 // baseline writes the watermark from which on the streams are complete. That
 // it was written is recorded after it was, so that :meta without a watermark
 // tells a loss from a start that got no further.
 func (s *session) baseline(ctx context.Context) error {
 	start := s.clock(s.stream.Start())
-	if !s.meta.Begun() {
-		s.meta.Baseline = start
-	}
 	s.pub.Mark(start, time.Now())
 	ticker := time.NewTicker(beat)
 	defer ticker.Stop()
@@ -93,7 +112,11 @@ func (s *session) baseline(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	if s.meta.Begun() {
+		return nil
+	}
+	s.meta.Baseline = start
+	return s.saveMeta(ctx)
 }
 
 // addStreams makes the streams of every table known to the publisher.
@@ -116,12 +139,22 @@ func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
 	if s.known[stream] {
 		return nil
 	}
-	if n, ok := s.meta.Streams[stream.Name]; ok && n != len(stream.Keys) {
+	n, ours := s.meta.Streams[stream.Name]
+	if ours && n != len(stream.Keys) {
 		return fatalf("stream %s has %d partitions in Redis, the configuration says %d: keys would change their partition and lose their order\n"+
 			"  fix: set partitions back to %d, or use a new stream name", stream.Name, n, len(stream.Keys), n)
 	}
-	if err := s.meanwhile(func() error { return s.pub.AddStream(ctx, stream) }); err != nil {
+	var top event.Position
+	if err := s.meanwhile(func() (err error) { top, err = s.pub.AddStream(ctx, stream); return err }); err != nil {
 		return err
+	}
+	if epoch, _ := event.SplitClock(top.Commit); !ours && !top.IsZero() && epoch == s.meta.Epoch {
+		return fatalf("stream %s has entries already, up to %s, and they are not of this pipeline\n"+
+			"  fix: choose another name for the stream, or delete it when nobody needs it (redis-cli DEL %s)", stream.Name, top.ID(), strings.Join(stream.Keys, " "))
+	}
+	if s.left != 0 && top.Commit > s.clock(s.left) {
+		return fatalf("stream %s has an entry of %s, and the history that it comes from ended at %s: the new primary lacks it\n"+
+			"  fix: run `walrill adopt` to accept the new primary's history, in a new epoch", stream.Name, top, s.left)
 	}
 	if s.meta.Streams == nil {
 		s.meta.Streams = map[string]int{}
@@ -168,6 +201,7 @@ func (s *session) clock(lsn change.LSN) uint64 { return event.Clock(s.meta.Epoch
 func (s *session) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.wake)
 	defer stop()
+	defer s.refresh(ctx)()
 	for ctx.Err() == nil {
 		if err := s.step(ctx); err != nil {
 			return err
@@ -184,12 +218,19 @@ func (s *session) step(ctx context.Context) error {
 	}
 	switch item.Kind {
 	case change.ItemChanges:
+		if s.skipping {
+			s.seen.repeated += uint64(len(item.Changes))
+			return nil
+		}
 		for i := range item.Changes {
 			if err := s.change(ctx, &item.Changes[i]); err != nil {
 				return err
 			}
 		}
 	case change.ItemBegin:
+		// What is complete is not mapped again: the mapping or the tables may
+		// be others by now, and would count its entries differently.
+		s.skipping = s.clock(item.Tx.CommitLSN) < s.complete
 		s.mapper.Begin(item.Tx)
 	case change.ItemCommit:
 		s.seen.transactions++
@@ -232,7 +273,7 @@ func (s *session) newStream(ctx context.Context, stream *event.Stream) error {
 	if err := s.addStream(ctx, stream); err != nil {
 		return err
 	}
-	return s.meanwhile(func() error { return s.pub.SaveMeta(ctx, s.meta) })
+	return s.saveMeta(ctx)
 }
 
 // idle is called whenever the network has to be waited for: what has
@@ -282,6 +323,9 @@ func (s *session) confirm() error {
 	s.bridge.status.progress(s.seen)
 	if err := s.pub.Err(); err != nil {
 		return err
+	}
+	if err := s.broken.Load(); err != nil {
+		return *err
 	}
 	epoch, lsn := event.SplitClock(s.pub.Durable())
 	if durable := change.LSN(lsn); epoch == s.meta.Epoch && durable > s.told {

@@ -29,7 +29,8 @@ type Status struct {
 	ReceivedAt   time.Time  `json:"-"`               // the server's time of it
 	Changes      uint64     `json:"changes"`         // since the process started
 	Transactions uint64     `json:"transactions"`
-	Publisher    Publisher  `json:"-"` // of the present session; nil when there is none
+	Repeated     uint64     `json:"repeated"` // changes that Postgres sent again though they were complete
+	Publisher    Publisher  `json:"-"`        // of the present session; nil when there is none
 }
 
 // progress is counted by the run loop without locks and copied to the
@@ -39,6 +40,7 @@ type progress struct {
 	time         time.Time
 	changes      uint64
 	transactions uint64
+	repeated     uint64
 }
 
 type tracker struct {
@@ -73,6 +75,7 @@ func (t *tracker) detach() {
 	t.status.Publisher = nil
 	t.before.changes += t.now.changes
 	t.before.transactions += t.now.transactions
+	t.before.repeated += t.now.repeated
 	t.now = progress{}
 }
 
@@ -91,5 +94,6 @@ func (b *Bridge) Status() Status {
 	s := t.status
 	s.Changes = t.before.changes + t.now.changes
 	s.Transactions = t.before.transactions + t.now.transactions
+	s.Repeated = t.before.repeated + t.now.repeated
 	return s
 }

@@ -20,14 +20,15 @@ import (
 // it is sure that this process may continue the pipeline, and ends with the stream. Its goroutine follows the store, each
 // table that is read has one of its own.
 type backfills struct {
-	source  *Source
-	stream  *Stream
-	core    *backfillCore
-	log     *slog.Logger
-	tables  map[string]*change.Relation // that the pipeline has
-	resumed map[string]*armed           // watched since the stream began
-	numbers atomic.Uint64               // of chunks
-	readers chan struct{}               // a place for each table that is read
+	source    *Source
+	stream    *Stream
+	core      *backfillCore
+	log       *slog.Logger
+	tables    map[string]*change.Relation // that the pipeline has now
+	published map[uint32]bool             // OIDs of those that it had when the stream was opened
+	resumed   map[string]*armed           // watched since the stream began
+	numbers   atomic.Uint64               // of chunks
+	readers   chan struct{}               // a place for each table that is read
 
 	cancel context.CancelFunc
 	group  sync.WaitGroup
@@ -41,12 +42,21 @@ type backfills struct {
 
 func newBackfills(s *Source, stream *Stream) *backfills {
 	b := &backfills{source: s, stream: stream, log: s.opts.Log, jobs: map[string]*job{}, states: map[string]BackfillState{},
-		tables: map[string]*change.Relation{}, resumed: map[string]*armed{}, readers: make(chan struct{}, s.opts.Backfill.Readers),
+		tables: map[string]*change.Relation{}, resumed: map[string]*armed{}, published: map[uint32]bool{}, readers: make(chan struct{}, s.opts.Backfill.Readers),
 		core: newBackfillCore("walrill.backfill."+s.opts.Pipeline, rand.Text())}
-	for _, rel := range s.prepared() {
-		b.tables[tableName(rel)] = rel
+	b.lookAround()
+	for _, rel := range b.tables {
+		b.published[rel.OID] = true
 	}
 	return b
+}
+
+// lookAround learns which tables the pipeline has; new ones may join while it streams.
+func (b *backfills) lookAround() {
+	clear(b.tables)
+	for _, rel := range b.source.prepared() {
+		b.tables[rel.String()] = rel
+	}
 }
 
 const (
@@ -120,6 +130,7 @@ func (b *backfills) save(ctx context.Context, name string, state BackfillState) 
 func (b *backfills) follow(ctx context.Context, records map[string]BackfillRecord) {
 	complained := false
 	for {
+		b.lookAround()
 		for name, record := range records {
 			if err := b.reconcile(ctx, name, record); err != nil && ctx.Err() == nil {
 				b.log.Warn("a backfill could not be looked after; it is tried again", "table", name, "error", err)
@@ -187,8 +198,8 @@ func (b *backfills) answer(name string, state BackfillState, r *BackfillRequest)
 
 func (b *backfills) startJob(ctx context.Context, rel *change.Relation, state BackfillState) {
 	ctx, cancel := context.WithCancel(ctx)
-	j := &job{b: b, rel: rel, name: tableName(rel), state: state,
-		armed: b.resumed[tableName(rel)], cancel: cancel, done: make(chan struct{})}
+	j := &job{b: b, rel: rel, name: rel.String(), state: state,
+		armed: b.resumed[rel.String()], cancel: cancel, done: make(chan struct{})}
 	delete(b.resumed, j.name)
 	b.mu.Lock()
 	b.jobs[j.name] = j
@@ -202,8 +213,12 @@ func (b *backfills) startJob(ctx context.Context, rel *change.Relation, state Ba
 	})
 }
 
-// barrier is what a job waits for before its first chunk.
-func (b *backfills) barrier(ctx context.Context, conn *pgx.Conn) (barrier, error) {
+// barrier is what a job waits for before its first chunk. A table that joined the publication since
+// the stream was opened has one of its own.
+func (b *backfills) barrier(ctx context.Context, conn *pgx.Conn, table uint32) (barrier, error) {
+	if !b.published[table] {
+		return newBarrier(ctx, conn)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.passed == nil {

@@ -124,7 +124,7 @@ func (j *job) insist(ctx context.Context) {
 
 // attempt goes on from the last recorded chunk to the end.
 func (j *job) attempt(ctx context.Context) error {
-	conn, err := j.b.source.connect(ctx)
+	conn, err := j.b.source.connectCancelling(ctx)
 	if err != nil {
 		return err
 	}
@@ -160,8 +160,9 @@ func (j *job) prepare(ctx context.Context, conn *pgx.Conn) (*tableReader, error)
 	if err != nil {
 		return nil, err
 	}
-	if j.armed == nil || j.armed.oid != t.oid {
-		j.state.Moved = nil
+	if j.armed != nil && j.armed.oid != t.oid { // another table of that name
+		j.b.core.disarm(j.armed)
+		j.state.After, j.state.Moved, j.taken = nil, nil, nil
 	}
 	j.armed = j.b.core.arm(t.oid, t.key, slices.Concat(j.state.Moved, j.taken))
 	j.taken = nil
@@ -176,7 +177,7 @@ func (j *job) prepare(ctx context.Context, conn *pgx.Conn) (*tableReader, error)
 
 // begin waits until the table may be read and records that it is.
 func (j *job) begin(ctx context.Context, r *tableReader) error {
-	barrier, err := j.b.barrier(ctx, r.conn)
+	barrier, err := j.b.barrier(ctx, r.conn, r.target.oid)
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 // planBackfills records which tables are new to the pipeline: all of them when there
 // is no slot yet, otherwise those that are not in the publication. It comes before either is changed, so that a crash in
 // between forgets nothing.
-func (s *Source) planBackfills(ctx context.Context, conn *pgx.Conn, tables []*change.Relation) error {
+func (s *Source) planBackfills(ctx context.Context, conn *pgx.Conn, tables []table) error {
 	if s.opts.Backfill.Store == nil || !s.opts.Backfill.Initial {
 		return nil
 	}
@@ -27,24 +27,39 @@ func (s *Source) planBackfills(ctx context.Context, conn *pgx.Conn, tables []*ch
 	if err != nil {
 		return fmt.Errorf("look for backfills: %w", err)
 	}
-	for _, rel := range fresh {
-		if records[tableName(rel)].State != nil {
-			continue // planned before, or done: it was taken out of the publication in between
+	for _, t := range fresh {
+		// One that was done before has been outside, or is another table of that name by now.
+		if state := records[t.String()].State; state != nil && state.State == BackfillWaiting {
+			continue
 		}
-		if err := s.opts.Backfill.Store.Save(ctx, tableName(rel), BackfillState{State: BackfillWaiting}); err != nil {
-			return fmt.Errorf("record the backfill of %s: %w", rel, err)
+		if err := s.opts.Backfill.Store.Save(ctx, t.String(), BackfillState{State: BackfillWaiting}); err != nil {
+			return fmt.Errorf("record the backfill of %s: %w", t, err)
 		}
+		s.replan(t.String())
 	}
 	return nil
 }
 
-func (s *Source) newTables(ctx context.Context, conn *pgx.Conn, tables []*change.Relation) ([]*change.Relation, error) {
+// replan makes the running stream forget what it knows of a table's backfill.
+func (s *Source) replan(table string) {
+	s.mu.Lock()
+	b := s.backfills
+	s.mu.Unlock()
+	if b == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.states[table] = BackfillState{State: BackfillWaiting}
+}
+
+func (s *Source) newTables(ctx context.Context, conn *pgx.Conn, tables []table) ([]table, error) {
 	if _, err := readSlot(ctx, conn, s.opts.Slot); errors.Is(err, errNoSlot) {
 		return tables, nil
 	} else if err != nil {
 		return nil, err
 	}
-	pub, err := readPublication(ctx, conn, s.opts.Publication, s.publicationMark())
+	pub, err := s.readPublication(ctx, conn)
 	if err != nil || pub.allTables {
 		return nil, err
 	}
@@ -56,7 +71,7 @@ func (s *Source) newTables(ctx context.Context, conn *pgx.Conn, tables []*change
 	for _, name := range without(names, pub.tables) {
 		missing[name] = true
 	}
-	var fresh []*change.Relation
+	var fresh []table
 	for i, t := range tables {
 		if missing[names[i]] {
 			fresh = append(fresh, t)
@@ -65,11 +80,17 @@ func (s *Source) newTables(ctx context.Context, conn *pgx.Conn, tables []*change
 	return fresh, nil
 }
 
-// prepared are the tables of the last Prepare.
+// prepared are the tables of the last Prepare or Refresh.
 func (s *Source) prepared() []*change.Relation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.tables
+}
+
+func (s *Source) setPrepared(tables []table) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tables = relations(tables)
 }
 
 // Backfills is how far the backfills are that the last stream knows of, by table. Any goroutine may ask.

@@ -3,8 +3,6 @@ package capture
 import (
 	"context"
 	"time"
-
-	"github.com/walrill/walrill/change"
 )
 
 // BackfillState is how far a table's backfill is: what a process that takes over has to know,
@@ -84,5 +82,3 @@ type BackfillProgress struct {
 	Table string
 	BackfillState
 }
-
-func tableName(rel *change.Relation) string { return rel.String() }

@@ -195,7 +195,7 @@ func commitHidden(t *testing.T, url, sql string) (release func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		defer conn.Close(context.Background()) //nolint:errcheck // it was told to end
+		defer conn.Close(context.Background())      //nolint:errcheck // it was told to end
 		_, _ = conn.Exec(context.Background(), sql) // it is cancelled, which lets the commit stand
 	}()
 	harness.Eventually(t, 10*time.Second, "the commit waits", func() bool {

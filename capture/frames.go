@@ -4,11 +4,10 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"net"
 	"time"
 )
 
-// frameConn reads a Postgres connection message by message, in place.
+// frameReader reads a Postgres connection message by message, in place.
 //
 // Until replication starts, pgconn reads through Read, which never hands out
 // bytes beyond the message that pgconn is in the middle of. So nothing of the
@@ -17,8 +16,8 @@ import (
 //
 // The server's cost of waking a sleeping reader dominates small messages, so
 // under a backlog fill lets bytes gather for a moment before it reads.
-type frameConn struct {
-	net.Conn
+type frameReader struct {
+	r      io.Reader
 	buf    []byte
 	rp, wp int
 	rest   int // bytes of the current message that Read has not handed out
@@ -48,15 +47,14 @@ const (
 	busyPatience = 1500 * time.Microsecond
 )
 
-func newFrameConn(c net.Conn) *frameConn {
-	return &frameConn{Conn: c, buf: make([]byte, frameBuffer)}
+func newFrameReader(r io.Reader) *frameReader {
+	return &frameReader{r: r, buf: make([]byte, frameBuffer)}
 }
 
-// Read implements net.Conn for the time before replication starts.
-func (f *frameConn) Read(p []byte) (int, error) {
+// Read is for pgconn, before replication starts.
+func (f *frameReader) Read(p []byte) (int, error) {
 	if f.rest == 0 {
 		for f.wp-f.rp < frameHeader {
-			// The answer to an SSL request is a lone byte, but it is read before this wrapper is put in place.
 			if err := f.fill(); err != nil {
 				return 0, err
 			}
@@ -80,7 +78,7 @@ func (f *frameConn) Read(p []byte) (int, error) {
 
 // next returns the next whole message if it is buffered. The body is valid
 // until the next fill.
-func (f *frameConn) next() (kind byte, body []byte, ok bool, err error) {
+func (f *frameReader) next() (kind byte, body []byte, ok bool, err error) {
 	if f.wp-f.rp < frameHeader {
 		return 0, nil, false, nil
 	}
@@ -94,7 +92,7 @@ func (f *frameConn) next() (kind byte, body []byte, ok bool, err error) {
 }
 
 // frameLength is the whole length of the message at rp, whose header is buffered.
-func (f *frameConn) frameLength() (int, error) {
+func (f *frameReader) frameLength() (int, error) {
 	n := int(binary.BigEndian.Uint32(f.buf[f.rp+1:])) + 1
 	if n < frameHeader || n > maxFrame {
 		return 0, fmt.Errorf("read from Postgres: message %q of %d bytes: the connection is out of step", f.buf[f.rp], n)
@@ -103,14 +101,14 @@ func (f *frameConn) frameLength() (int, error) {
 }
 
 // fill reads once from the network. A timeout leaves everything as it was.
-func (f *frameConn) fill() error {
+func (f *frameReader) fill() error {
 	if err := f.makeRoom(); err != nil {
 		return err
 	}
 	if f.busy() {
 		time.Sleep(gatherTime)
 	}
-	n, err := f.Conn.Read(f.buf[f.wp:])
+	n, err := f.r.Read(f.buf[f.wp:])
 	f.wp += n
 	f.measure(n, time.Now())
 	if n > 0 {
@@ -123,7 +121,7 @@ func (f *frameConn) fill() error {
 }
 
 // measure keeps the level of traffic.
-func (f *frameConn) measure(n int, now time.Time) {
+func (f *frameReader) measure(n int, now time.Time) {
 	leaked := maxLevel
 	if since := now.Sub(f.levelAt); since < time.Second {
 		leaked = int(since * leakPerMilli / time.Millisecond)
@@ -136,11 +134,11 @@ func (f *frameConn) measure(n int, now time.Time) {
 }
 
 // busy reports whether a backlog is being worked off.
-func (f *frameConn) busy() bool { return f.level >= busyLevel }
+func (f *frameReader) busy() bool { return f.level >= busyLevel }
 
 // makeRoom moves what is unread to the front and sees to it that the message
 // at the front fits.
-func (f *frameConn) makeRoom() error {
+func (f *frameReader) makeRoom() error {
 	if f.rp > 0 {
 		f.wp = copy(f.buf, f.buf[f.rp:f.wp])
 		f.rp = 0

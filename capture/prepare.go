@@ -13,7 +13,7 @@ const oldestVersion = 140000
 // slot or brings them up to date. It can be called again at any time.
 func (s *Source) Prepare(ctx context.Context) (Info, error) {
 	var info Info
-	conn, err := s.connect(ctx)
+	conn, err := s.connectCancelling(ctx)
 	if err != nil {
 		return info, err
 	}
@@ -21,28 +21,33 @@ func (s *Source) Prepare(ctx context.Context) (Info, error) {
 	if err := s.checkServer(ctx, conn); err != nil {
 		return info, err
 	}
-	if info.SystemID, info.Timeline, err = s.identify(ctx); err != nil {
+	if err := s.identify(ctx, &info); err != nil {
 		return info, err
 	}
-	if info.Tables, err = s.wantedTables(ctx, conn); err != nil {
+	tables, err := s.wantedTables(ctx, conn)
+	if err != nil {
 		return info, err
+	}
+	info.Tables = relations(tables)
+	for _, name := range s.missing(tables) {
+		s.opts.Log.Warn("the configuration names a table that does not exist; it is captured from when it is made", "table", name)
 	}
 	// What is to be backfilled is recorded before anything is made that tells it later.
-	if err := s.planBackfills(ctx, conn, info.Tables); err != nil {
+	if err := s.planBackfills(ctx, conn, tables); err != nil {
 		return info, err
 	}
 	// The publication first: the slot must not start where it does not exist yet.
-	if err := s.ensurePublication(ctx, conn, info.Tables); err != nil {
+	pub, err := s.ensurePublication(ctx, conn, tables)
+	if err != nil {
 		return info, err
 	}
-	state, created, err := s.ensureSlot(ctx, conn, info)
+	info.SlotUsed = pub.comment == s.usedMark()
+	state, created, err := s.ensureSlot(ctx, conn)
 	if err != nil {
 		return info, err
 	}
 	info.Confirmed, info.SlotCreated = state.Confirmed, created
-	s.mu.Lock()
-	s.tables = info.Tables
-	s.mu.Unlock()
+	s.setPrepared(tables)
 	return info, nil
 }
 

@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
-
-	"github.com/walrill/walrill/change"
 )
 
 // publication is what Postgres says of it. A publication that walrill made
@@ -16,53 +14,93 @@ import (
 type publication struct {
 	exists    bool
 	allTables bool
-	ours      bool
+	viaRoot   bool
+	events    string // the kinds of change that it leaves out, empty when it publishes all
+	narrowed  int    // tables with a row filter or a column list
+	comment   string
 	tables    []string // qualified and quoted
 }
 
-func readPublication(ctx context.Context, conn *pgx.Conn, name, mark string) (publication, error) {
+// mark is the comment on a publication that walrill made.
+func (s *Source) mark() string { return "made by walrill for pipeline " + s.opts.Pipeline }
+
+// usedMark is that comment once a daemon has streamed from the slot. It is
+// how a slot that was used is told from one that was made by hand when Redis
+// knows neither.
+func (s *Source) usedMark() string { return s.mark() + ", streaming from slot " + s.opts.Slot }
+
+func (s *Source) readPublication(ctx context.Context, conn *pgx.Conn) (publication, error) {
 	var p publication
 	err := conn.QueryRow(ctx, `
-		SELECT p.puballtables, coalesce(obj_description(p.oid, 'pg_publication') = $2, false),
+		SELECT p.puballtables, p.pubviaroot,
+		       concat_ws(', ', CASE WHEN NOT pubinsert THEN 'insert' END, CASE WHEN NOT pubupdate THEN 'update' END,
+		                       CASE WHEN NOT pubdelete THEN 'delete' END, CASE WHEN NOT pubtruncate THEN 'truncate' END),
+		       (SELECT count(*) FROM pg_publication_rel r WHERE r.prpubid = p.oid
+		        AND coalesce(to_jsonb(r) ->> 'prqual', to_jsonb(r) ->> 'prattrs') IS NOT NULL),
+		       coalesce(obj_description(p.oid, 'pg_publication'), ''),
 		       ARRAY(SELECT '"' || replace(t.schemaname, '"', '""') || '"."' || replace(t.tablename, '"', '""') || '"' FROM pg_publication_tables t WHERE t.pubname = p.pubname)
-		FROM pg_publication p WHERE p.pubname = $1`, name, mark).Scan(&p.allTables, &p.ours, &p.tables)
+		FROM pg_publication p WHERE p.pubname = $1`, s.opts.Publication).
+		Scan(&p.allTables, &p.viaRoot, &p.events, &p.narrowed, &p.comment, &p.tables)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return p, nil
 	}
 	if err != nil {
-		return p, fmt.Errorf("read publication %s: %w", name, err)
+		return p, fmt.Errorf("read publication %s: %w", s.opts.Publication, err)
 	}
 	p.exists = true
 	return p, nil
 }
 
 // ensurePublication creates the publication, or brings it in step with tables.
-func (s *Source) ensurePublication(ctx context.Context, conn *pgx.Conn, tables []*change.Relation) error {
+func (s *Source) ensurePublication(ctx context.Context, conn *pgx.Conn, tables []table) (publication, error) {
 	if len(tables) == 0 {
-		return &SetupError{Problem: "no table of the database matches the streams of the configuration",
+		return publication{}, &SetupError{Problem: "no table of the database matches the streams of the configuration",
 			Fix: "check the names under streams.<name>.tables (they are schema.table), or create the tables first"}
 	}
-	mark := s.publicationMark()
-	pub, err := readPublication(ctx, conn, s.opts.Publication, mark)
+	pub, err := s.readPublication(ctx, conn)
 	if err != nil {
-		return err
+		return pub, err
 	}
+	if err := s.checkPublication(pub, tables); err != nil {
+		return pub, err
+	}
+	if pub.narrowed > 0 {
+		s.opts.Log.Warn("the publication has row filters or column lists: what they leave out is not published", "publication", s.opts.Publication, "tables", pub.narrowed)
+	}
+	return pub, s.execAll(ctx, conn, s.publicationSQL(pub, tables))
+}
+
+// checkPublication refuses a publication, made by hand, that would leave changes out in silence.
+func (s *Source) checkPublication(pub publication, tables []table) error {
+	if !pub.exists {
+		return nil
+	}
+	if pub.events != "" {
+		return &SetupError{Problem: fmt.Sprintf("publication %s leaves changes out: %s", s.opts.Publication, pub.events),
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate');", quote(s.opts.Publication))}
+	}
+	for _, t := range tables {
+		if t.partitioned && !pub.viaRoot {
+			return &SetupError{Problem: fmt.Sprintf("publication %s publishes changes of the partitioned table %s under the names of its partitions", s.opts.Publication, t),
+				Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true);", quote(s.opts.Publication))}
+		}
+	}
+	return nil
+}
+
+// publicationSQL are the statements that are still needed. ONLY keeps children of
+// an inherited table out, which the mapping may not want; it means nothing for partitions.
+func (s *Source) publicationSQL(pub publication, tables []table) []string {
+	name := quote(s.opts.Publication)
 	wanted := make([]string, len(tables))
 	for i, t := range tables {
 		wanted[i] = pgx.Identifier{t.Namespace, t.Name}.Sanitize()
 	}
-	return s.execAll(ctx, conn, s.publicationSQL(pub, wanted, mark))
-}
-
-func (s *Source) publicationMark() string { return "made by walrill for pipeline " + s.opts.Pipeline }
-
-// publicationSQL are the statements that are still needed.
-func (s *Source) publicationSQL(pub publication, wanted []string, mark string) []string {
-	name := quote(s.opts.Publication)
+	only := func(tables []string) string { return "ONLY " + strings.Join(tables, ", ONLY ") }
 	if !pub.exists {
 		return []string{
-			fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (publish_via_partition_root = true)", name, strings.Join(wanted, ", ")),
-			fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", name, literal(mark)),
+			fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (publish_via_partition_root = true)", name, only(wanted)),
+			fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", name, literal(s.mark())),
 		}
 	}
 	if pub.allTables {
@@ -70,12 +108,73 @@ func (s *Source) publicationSQL(pub publication, wanted []string, mark string) [
 	}
 	var sql []string
 	if missing := without(wanted, pub.tables); len(missing) > 0 {
-		sql = append(sql, fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", name, strings.Join(missing, ", ")))
+		sql = append(sql, fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", name, only(missing)))
 	}
-	if extra := without(pub.tables, wanted); len(extra) > 0 && pub.ours {
-		sql = append(sql, fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s", name, strings.Join(extra, ", ")))
+	if extra := without(pub.tables, wanted); len(extra) > 0 && strings.HasPrefix(pub.comment, s.mark()) {
+		sql = append(sql, fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s", name, only(extra)))
 	}
 	return sql
+}
+
+// MarkUsed notes on the publication, if walrill made it, that a daemon streams from the slot.
+func (s *Source) MarkUsed(ctx context.Context) error {
+	conn, err := s.connectCancelling(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it did is committed
+	pub, err := s.readPublication(ctx, conn)
+	if err != nil || pub.comment == s.usedMark() || !strings.HasPrefix(pub.comment, s.mark()) {
+		return err
+	}
+	return s.execAll(ctx, conn, []string{fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", quote(s.opts.Publication), literal(s.usedMark()))})
+}
+
+// Refresh looks for tables that the mapping wants and that have come since,
+// and adds them to the publication. It does not touch anything else: an
+// instance with another configuration may be taking over.
+func (s *Source) Refresh(ctx context.Context) error {
+	conn, err := s.connectCancelling(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it did is committed
+	pub, err := s.readPublication(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if !pub.exists {
+		return &SetupError{Problem: fmt.Sprintf("publication %s was dropped while it was streamed from: changes since then are missing", s.opts.Publication),
+			Fix: "start walrill again, which makes it anew; what changed meanwhile has to be published by other means"}
+	}
+	if err := s.addNew(ctx, conn, pub); err != nil {
+		// What keeps a new table out does not stop the others, so this is not permanent.
+		return errors.New(err.Error())
+	}
+	return nil
+}
+
+func (s *Source) addNew(ctx context.Context, conn *pgx.Conn, pub publication) error {
+	tables, err := s.wantedTables(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if err := s.checkPublication(pub, tables); err != nil {
+		return err
+	}
+	pub.comment = "" // add only
+	if err := s.planBackfills(ctx, conn, tables); err != nil {
+		return err
+	}
+	sql := s.publicationSQL(pub, tables)
+	if len(sql) > 0 && !s.opts.Backfill.Initial {
+		s.opts.Log.Warn("new tables join the publication; rows that were committed before are not published")
+	}
+	if err := s.execAll(ctx, conn, sql); err != nil {
+		return err
+	}
+	s.setPrepared(tables)
+	return nil
 }
 
 // execAll runs the statements in one transaction. An instance that starts at

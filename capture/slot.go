@@ -118,15 +118,10 @@ func (s *Source) watchOnce(ctx context.Context, conn **pgx.Conn) (SlotState, err
 }
 
 // ensureSlot makes the slot when it is missing and says whether it did.
-func (s *Source) ensureSlot(ctx context.Context, conn *pgx.Conn, info Info) (SlotState, bool, error) {
+func (s *Source) ensureSlot(ctx context.Context, conn *pgx.Conn) (SlotState, bool, error) {
 	state, err := readSlot(ctx, conn, s.opts.Slot)
 	created := false
 	if errors.Is(err, errNoSlot) {
-		if s.opts.BeforeSlot != nil {
-			if err := s.opts.BeforeSlot(ctx, info); err != nil {
-				return state, false, err
-			}
-		}
 		if created, err = s.createSlot(ctx, conn); err != nil {
 			return state, false, err
 		}

@@ -8,8 +8,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walrill/walrill/change"
 )
@@ -31,11 +33,10 @@ type Options struct {
 	// Wanted says whether a table is to be captured; an error says why it
 	// cannot be, and how that is mended.
 	Wanted func(*change.Relation) (bool, error)
-	// BeforeSlot is called before a slot that is missing is made, with what is
-	// known by then; its error keeps it from being made. It may be nil.
-	BeforeSlot func(context.Context, Info) error
-	Backfill   BackfillOptions
-	Log        *slog.Logger
+	// Named are the tables that the configuration names one by one.
+	Named    []string
+	Backfill BackfillOptions
+	Log      *slog.Logger
 }
 
 // Source is a Postgres database that changes are captured from.
@@ -52,8 +53,10 @@ type Source struct {
 type Info struct {
 	SystemID    string
 	Timeline    int32
-	Confirmed   change.LSN // the slot's confirmed_flush_lsn
-	SlotCreated bool       // the slot was missing and was made now
+	History     map[int32]change.LSN // where each earlier timeline was left
+	Confirmed   change.LSN           // the slot's confirmed_flush_lsn
+	SlotCreated bool                 // the slot was missing and was made now
+	SlotUsed    bool                 // the publication says that a daemon has streamed from the slot (see MarkUsed)
 	Tables      []*change.Relation
 }
 
@@ -86,7 +89,21 @@ func NewSource(opts Options) (*Source, error) {
 
 // connect opens an ordinary connection. The caller closes it.
 func (s *Source) connect(ctx context.Context) (*pgx.Conn, error) {
-	conn, err := pgx.ConnectConfig(ctx, s.config.Copy())
+	return s.connectWith(ctx, s.config.Copy())
+}
+
+// connectCancelling is connect for statements that may wait long, for a lock
+// or for transactions: when ctx ends they are cancelled in the server too.
+func (s *Source) connectCancelling(ctx context.Context) (*pgx.Conn, error) {
+	config := s.config.Copy()
+	config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 2 * time.Second}
+	}
+	return s.connectWith(ctx, config)
+}
+
+func (s *Source) connectWith(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, setupError(fmt.Errorf("connect to Postgres: %w", err), &s.opts)
 	}
@@ -94,33 +111,19 @@ func (s *Source) connect(ctx context.Context) (*pgx.Conn, error) {
 }
 
 // connectReplication opens a replication connection that is read message by message.
-func (s *Source) connectReplication(ctx context.Context) (*pgconn.PgConn, *frameConn, error) {
+func (s *Source) connectReplication(ctx context.Context) (*pgconn.PgConn, *frameReader, error) {
 	config := s.config.Config.Copy()
 	config.RuntimeParams["replication"] = "database"
-	var frames *frameConn
-	config.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, c net.Conn) (net.Conn, error) {
-		frames = newFrameConn(c)
-		return frames, nil
+	var frames *frameReader
+	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		frames = newFrameReader(r)
+		return pgproto3.NewFrontend(frames, w)
 	}
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
 		return nil, nil, setupError(fmt.Errorf("connect to Postgres for replication: %w", err), &s.opts)
 	}
 	return conn, frames, nil
-}
-
-// identify asks which cluster this is.
-func (s *Source) identify(ctx context.Context) (systemID string, timeline int32, err error) {
-	conn, _, err := s.connectReplication(ctx)
-	if err != nil {
-		return "", 0, err
-	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it only asked
-	id, err := pglogrepl.IdentifySystem(ctx, conn)
-	if err != nil {
-		return "", 0, fmt.Errorf("identify Postgres: %w", err)
-	}
-	return id.SystemID, id.Timeline, nil
 }
 
 // Open starts streaming from the slot's confirmed position. It returns a
@@ -184,7 +187,7 @@ func (s *Source) confirmed(ctx context.Context, stream *Stream) error {
 }
 
 func (s *Source) startError(err error) error {
-	if code := pgCode(err); code == codeObjectNotInState || code == codeUndefinedObject {
+	if pgCode(err) == codeObjectNotInState {
 		return s.lost(err)
 	}
 	return setupError(fmt.Errorf("start replication from slot %s: %w", s.opts.Slot, err), &s.opts)

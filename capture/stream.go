@@ -22,7 +22,7 @@ import (
 // everything but Wake.
 type Stream struct {
 	conn     *pgconn.PgConn
-	frames   *frameConn
+	frames   *frameReader
 	catalog  *pgx.Conn // for the definitions of tables and types
 	decoder  *decoder
 	ledger   ledger
@@ -31,6 +31,8 @@ type Stream struct {
 	heard    time.Time // when something last came from the server
 	woken    atomic.Bool
 	start    change.LSN
+	patience time.Duration // silence that is no sign of a dead connection: a walsender may be busy
+	checked  time.Time     // when the catalogue's connection was last looked at
 
 	backfills *backfills // nil without a store for them
 	rows      *emission  // of a chunk that is being handed out; else nil
@@ -43,6 +45,8 @@ const (
 	// silenceLimit is how many report intervals a server that was asked for
 	// an answer may take for it.
 	silenceLimit = 4
+	// checkInterval is how often it is looked whether Postgres is shutting down.
+	checkInterval = time.Second
 )
 
 // Start is the slot's confirmed position when the stream was opened: where it starts.
@@ -121,7 +125,7 @@ func (s *Stream) wait() error {
 		return nil
 	case !isTimeout(err):
 		return fmt.Errorf("read from Postgres: %w", err)
-	case time.Since(s.heard) > silenceLimit*s.ledger.interval:
+	case time.Since(s.heard) > max(silenceLimit*s.ledger.interval, s.patience):
 		return fmt.Errorf("read from Postgres: no answer for %s", time.Since(s.heard).Round(time.Second))
 	}
 	return nil
@@ -194,6 +198,15 @@ func (s *Stream) Beat() error {
 
 func (s *Stream) beat() error {
 	now := time.Now()
+	if now.Sub(s.checked) > checkInterval {
+		s.checked = now
+		// A server that shuts down ends ordinary connections at once, and then
+		// waits for walsenders to have everything confirmed, which may take for
+		// ever while the sink is down. So give way to it.
+		if err := s.catalog.PgConn().CheckConn(); err != nil {
+			return fmt.Errorf("%w: %w", errServerEnded, err)
+		}
+	}
 	if now.Before(s.ledger.due()) {
 		return nil
 	}

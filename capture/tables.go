@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -13,12 +14,13 @@ import (
 // table is a relation as the catalogue shows it now.
 type table struct {
 	*change.Relation
-	root uint32 // of a partition: the topmost partitioned table; else 0
+	root        uint32 // of a partition: the topmost partitioned table; else 0
+	partitioned bool
 }
 
 // wantedTables lists the tables that the mapping wants, sorted by name. A
 // partition is left out when its root is wanted: the root publishes for it.
-func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) ([]*change.Relation, error) {
+func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 	tables, err := readTables(ctx, conn)
 	if err != nil {
 		return nil, err
@@ -39,13 +41,33 @@ func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) ([]*change.Re
 	if len(problems) > 0 {
 		return nil, &SetupError{Problem: "the mapping does not fit the tables", Err: errors.Join(problems...)}
 	}
-	var relations []*change.Relation
+	var alone []table
 	for _, t := range wanted {
 		if !published[t.root] {
-			relations = append(relations, t.Relation)
+			alone = append(alone, t)
+		} else if slices.Contains(s.opts.Named, t.String()) {
+			return nil, &SetupError{Problem: fmt.Sprintf("table %s is a partition of a table that is captured too, and its changes are published under that table's name", t),
+				Fix: "leave one of the two out of the configuration"}
 		}
 	}
-	return relations, nil
+	return alone, nil
+}
+
+// missing are the tables that the configuration names and that are not there.
+func (s *Source) missing(tables []table) []string {
+	there := map[string]bool{}
+	for _, t := range tables {
+		there[t.String()] = true
+	}
+	return slices.DeleteFunc(slices.Clone(s.opts.Named), func(name string) bool { return there[name] })
+}
+
+func relations(tables []table) []*change.Relation {
+	var rels []*change.Relation
+	for _, t := range tables {
+		rels = append(rels, t.Relation)
+	}
+	return rels
 }
 
 // readTables reads every permanent table of the database with its columns, in
@@ -53,14 +75,14 @@ func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) ([]*change.Re
 func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 	rows, err := conn.Query(ctx, `
 		SELECT c.oid, n.nspname, c.relname, c.relreplident::text,
-		       CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid ELSE 0::oid END,
+		       CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid ELSE 0::oid END, c.relkind = 'p',
 		       ARRAY(SELECT a.attname::text FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
 		             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num
 		             WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.pos),
 		       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
 		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
 		       ARRAY(SELECT c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
-		                    AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))
+		                    AND (c.relreplident = 'd' AND i.indisprimary AND i.indimmediate OR c.relreplident = 'i' AND i.indisreplident))
 		             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
 		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -76,7 +98,7 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 		var identity string
 		var names []string
 		var keys []bool
-		err := row.Scan(&rel.OID, &rel.Namespace, &rel.Name, &identity, &t.root, &rel.PrimaryKey, &names, &keys)
+		err := row.Scan(&rel.OID, &rel.Namespace, &rel.Name, &identity, &t.root, &t.partitioned, &rel.PrimaryKey, &names, &keys)
 		if err != nil {
 			return t, err
 		}

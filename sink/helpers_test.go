@@ -112,7 +112,7 @@ func (l *loop) start(ctx context.Context, streams ...*event.Stream) {
 		l.t.Fatal(err)
 	}
 	for _, s := range streams {
-		if err := l.p.AddStream(ctx, s); err != nil {
+		if _, err := l.p.AddStream(ctx, s); err != nil {
 			l.t.Fatal(err)
 		}
 	}

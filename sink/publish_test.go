@@ -197,10 +197,10 @@ func TestLifecycle(t *testing.T) {
 	})
 	t.Run("handed over before the start, drained after it", func(t *testing.T) {
 		l := newLoop(t, Options{URL: r.URL()})
-		if err := l.p.AddStream(ctx, s.stream); err != nil {
+		if _, err := l.p.AddStream(ctx, s.stream); err != nil {
 			t.Fatal(err)
 		}
-		if err := l.p.AddStream(ctx, s.stream); err != nil {
+		if _, err := l.p.AddStream(ctx, s.stream); err != nil {
 			t.Fatal(err)
 		}
 		l.play(s, 0, 4)

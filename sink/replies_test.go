@@ -273,7 +273,7 @@ func TestAddStreamRefused(t *testing.T) {
 				return ""
 			})
 			l := newLoop(t, Options{URL: f.url()})
-			err := l.p.AddStream(context.Background(), event.NewStream("orders", 1))
+			_, err := l.p.AddStream(context.Background(), event.NewStream("orders", 1))
 			mustContain(t, err, "add stream orders", tc.want)
 			var never interface{ Permanent() bool }
 			if !errors.As(err, &never) {

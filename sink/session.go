@@ -3,6 +3,7 @@ package sink
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/walrill/walrill/event"
@@ -35,7 +36,15 @@ type ErrTailLost struct {
 	Acknowledged event.Position // what Redis had acknowledged
 	Found        event.Position // what is there now; zero when the stream is empty or gone
 	Others       int            // further partitions with losses
+
+	// replay is the clock behind which entries may be missing, if :commits does not tell.
+	replay uint64
 }
+
+// ReplayFrom is the clock that the source has to go back to, so that what is
+// lost can be published again. It is 0 when :commits went back together with
+// the streams: its top tells then.
+func (e ErrTailLost) ReplayFrom() uint64 { return e.replay }
 
 func (e ErrTailLost) Error() string {
 	found := "it is gone"
@@ -129,26 +138,47 @@ func (p *Publisher) ensure(ctx context.Context) error {
 func (p *Publisher) verify(ctx context.Context, parts []*partition) error {
 	l := p.session.link
 	var lost []ErrTailLost
+	watermarkLost := false
 	err := l.readTops(ctx, append([]*partition{p.session.commits}, parts...), func(c *conn, part *partition, reply any) error {
 		c.debt = debtOfOthers
+		if part == p.session.commits {
+			w, err := parseWatermark(part.key, reply)
+			watermarkLost = err == nil && w < p.marks.lastWritten().watermark
+			return err
+		}
 		return p.compare(c, part, reply, &lost)
 	})
-	if err == nil && len(lost) > 0 {
-		lost[0].Others = len(lost) - 1
-		return lost[0]
+	if err != nil {
+		return err
 	}
-	return err
+	if len(lost) > 0 {
+		return tailLost(lost, watermarkLost && l.ranges == nil)
+	}
+	if watermarkLost {
+		p.marks.restore()
+	}
+	return nil
+}
+
+// tailLost sums losses up. One server replicates in order, so there :commits
+// goes back with the streams and its top tells how far (told). The nodes of a
+// Cluster lose their tails each for itself, and a key can be deleted by hand: then all that is
+// known is the last entry that is left.
+func tailLost(lost []ErrTailLost, told bool) error {
+	e := lost[0]
+	e.Others = len(lost) - 1
+	if told {
+		return e
+	}
+	e.replay = math.MaxUint64
+	for _, l := range lost {
+		e.replay = min(e.replay, max(1, l.Found.Commit))
+	}
+	return e
 }
 
 // compare takes over one partition's top and notes a loss.
 func (p *Publisher) compare(c *conn, part *partition, reply any, lost *[]ErrTailLost) error {
-	if part == p.session.commits {
-		w, err := parseWatermark(part.key, reply)
-		if err == nil && w < p.marks.lastWritten().watermark {
-			p.marks.restore()
-		}
-		return err
-	}
 	t, err := parseTop(part.key, reply)
 	if err != nil {
 		return err

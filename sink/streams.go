@@ -39,10 +39,11 @@ func newPartition(key string) *partition { return &partition{key: key, slot: slo
 // AddStream reads the top of each of a stream's partitions, so that Append
 // knows what to skip and where to count on. It comes after Connect, is
 // idempotent, and tries until ctx ends, so it blocks while Redis is away. A
-// stream that cannot be continued is an error with a method Permanent.
-func (p *Publisher) AddStream(ctx context.Context, s *event.Stream) error {
-	if _, known := p.streams[s]; known {
-		return nil
+// stream that cannot be continued is an error with a method Permanent. It returns the
+// highest position that was ever in any of the partitions.
+func (p *Publisher) AddStream(ctx context.Context, s *event.Stream) (highest event.Position, err error) {
+	if parts, known := p.streams[s]; known {
+		return highestOf(parts), nil
 	}
 	parts := make([]*partition, len(s.Keys))
 	var fresh []*partition
@@ -52,9 +53,9 @@ func (p *Publisher) AddStream(ctx context.Context, s *event.Stream) error {
 			fresh = append(fresh, parts[i])
 		}
 	}
-	err := p.insist(ctx, "add stream "+s.Name, func(l *link) error { return loadTops(ctx, l, fresh, p.epoch) })
+	err = p.insist(ctx, "add stream "+s.Name, func(l *link) error { return loadTops(ctx, l, fresh, p.epoch) })
 	if err != nil {
-		return err
+		return highest, err
 	}
 	for _, part := range fresh {
 		p.byKey[part.key] = part
@@ -65,7 +66,16 @@ func (p *Publisher) AddStream(ctx context.Context, s *event.Stream) error {
 	defer p.mu.Unlock()
 	p.parts = append(p.parts, fresh...)
 	p.generation++
-	return nil
+	return highestOf(parts), nil
+}
+
+func highestOf(parts []*partition) (highest event.Position) {
+	for _, part := range parts {
+		if part.filled.pos.Compare(highest) > 0 {
+			highest = part.filled.pos
+		}
+	}
+	return highest
 }
 
 // loadTops sets where the partitions stand from what is in Redis.

@@ -171,7 +171,7 @@ func TestWrongType(t *testing.T) {
 	t.Cleanup(l.stop)
 	c.Set(ctx, "orders:1", "mine", 0)
 	added := make(chan error)
-	go func() { added <- l.p.AddStream(ctx, s.stream) }()
+	go func() { _, err := l.p.AddStream(ctx, s.stream); added <- err }()
 	l.troubled(t, kindWrongType)
 	c.Del(ctx, "orders:1")
 	if err := <-added; err != nil {
@@ -379,7 +379,7 @@ func TestCommitsLost(t *testing.T) {
 	l.play(s, 0, len(s.events))
 	l.settle()
 	c.Del(t.Context(), event.CommitsKey("shop"))
-	if err := l.p.AddStream(t.Context(), more.stream); err != nil { // has the publisher look
+	if _, err := l.p.AddStream(t.Context(), more.stream); err != nil { // has the publisher look
 		t.Fatal(err)
 	}
 	e := more.events[0]
@@ -432,7 +432,7 @@ func TestForeignEntry(t *testing.T) {
 	l2 := newLoop(t, Options{URL: r.URL()})
 	soon, cancel := context.WithCancel(ctx)
 	added := make(chan error)
-	go func() { added <- l2.p.AddStream(soon, s.stream) }()
+	go func() { _, err := l2.p.AddStream(soon, s.stream); added <- err }()
 	l2.troubled(t, kindForeign)
 	cancel()
 	<-added

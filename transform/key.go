@@ -18,32 +18,38 @@ import (
 //   - the replica identity, in the table's column order.
 //
 // Postgres promises the old values of the replica identity only, so a key of
-// other columns could not be known for a delete, nor its change seen in an update.
-func keyColumns(rel *change.Relation, t *TableMapping) ([]int, error) {
+// other columns could not be known for a delete, nor its change seen in an update. Such a key
+// comes with a doubt, which refuses the table at the start. In the stream it refuses only what
+// it is about: an insert, made before the identity was mended, has all columns.
+func keyColumns(rel *change.Relation, t *TableMapping) (key []int, doubt, err error) {
 	if len(t.Key) > 0 {
 		return configuredKey(rel, t)
 	}
 	identity := identityColumns(rel)
 	if pk := columnsNamed(rel, rel.PrimaryKey); len(pk) > 0 && (rel.Identity == change.IdentityFull || sameColumns(pk, identity)) {
-		return pk, nil
+		return pk, nil, nil
 	}
 	if len(identity) > 0 {
-		return identity, nil
+		return identity, nil, nil
 	}
-	return nil, &Error{Where: t.Where, Table: rel.String(),
-		Problem: "nothing to order its events by: it has no primary key and no replica identity",
-		Fix: fmt.Sprintf("add a primary key, or ALTER TABLE %s REPLICA IDENTITY FULL, or a unique index "+
-			"on columns that are NOT NULL and ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX its_name", sqlName(rel))}
+	if key = columnsNamed(rel, rel.PrimaryKey); key == nil {
+		for i := range rel.Columns {
+			key = append(key, i) // as under REPLICA IDENTITY FULL
+		}
+	}
+	return key, &Error{Where: t.Where, Table: rel.String(),
+		Problem: "it has no replica identity to order its events by, and once it is published Postgres refuses its updates and deletes",
+		Fix: fmt.Sprintf("add a primary key that is not deferrable, or ALTER TABLE %s REPLICA IDENTITY FULL, or a unique index "+
+			"on columns that are NOT NULL and ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX its_name", sqlName(rel))}, nil
 }
 
-func configuredKey(rel *change.Relation, t *TableMapping) ([]int, error) {
+func configuredKey(rel *change.Relation, t *TableMapping) (key []int, doubt, err error) {
 	identity := identityColumns(rel)
-	var key []int
 	var outside []string
 	for _, name := range t.Key {
 		i := rel.Column(name)
 		if i < 0 {
-			return nil, unknownColumn(rel, t, name)
+			return nil, nil, unknownColumn(rel, t, name)
 		}
 		if !slices.Contains(identity, i) {
 			outside = append(outside, name)
@@ -51,9 +57,9 @@ func configuredKey(rel *change.Relation, t *TableMapping) ([]int, error) {
 		key = append(key, i)
 	}
 	if len(outside) > 0 {
-		return nil, outsideIdentity(rel, t, identity, outside)
+		return key, outsideIdentity(rel, t, identity, outside), nil
 	}
-	return key, nil
+	return key, nil, nil
 }
 
 func unknownColumn(rel *change.Relation, t *TableMapping, name string) error {
@@ -93,18 +99,13 @@ func outsideIdentity(rel *change.Relation, t *TableMapping, identity []int, outs
 			"and ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX its_name", sqlName(rel), strings.Join(index, ", "))}
 }
 
-// identityColumns are the columns whose old values Postgres sends. With no replica
-// identity it publishes no update and no delete at all, and the
-// primary key does.
+// identityColumns are the columns whose old values Postgres sends.
 func identityColumns(rel *change.Relation) []int {
 	var cols []int
 	for i := range rel.Columns {
 		if rel.Columns[i].Key || rel.Identity == change.IdentityFull {
 			cols = append(cols, i)
 		}
-	}
-	if len(cols) == 0 {
-		return columnsNamed(rel, rel.PrimaryKey)
 	}
 	return cols
 }

@@ -88,6 +88,9 @@ func (m *Mapper) Check(rel *change.Relation) ([]*event.Stream, error) {
 	}
 	var streams []*event.Stream
 	for i := range routes {
+		if routes[i].doubt != nil {
+			return nil, routes[i].doubt
+		}
 		streams = append(streams, routes[i].stream)
 	}
 	return streams, nil
@@ -113,6 +116,9 @@ func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 	m.events, m.buf = m.events[:0], m.buf[:0]
 	if cap(m.buf) > maxSpare {
 		m.buf = nil
+	}
+	if n := size(c.New) + size(c.Old); n > cap(m.buf) {
+		m.buf = make([]byte, 0, n+n/8) // a huge row at one go
 	}
 	switch c.Op {
 	case change.Insert:
@@ -174,6 +180,9 @@ func (m *Mapper) update(t *table, c *change.Change) error {
 	}
 	for i := range t.routes {
 		r := &t.routes[i]
+		if r.doubt != nil && c.Old == nil {
+			return r.doubt // the key may have changed
+		}
 		key, err := m.key(t, r, c.New, c.Old)
 		if err != nil {
 			return err
@@ -257,4 +266,13 @@ func (m *Mapper) key(t *table, r *route, row, before []change.Value) ([]byte, er
 			Fix:     fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", sqlName(t.rel))}
 	}
 	return m.buf[start:], nil
+}
+
+// size is how many bytes a row's values have.
+func size(row []change.Value) int {
+	n := 0
+	for i := range row {
+		n += len(row[i].Data)
+	}
+	return n
 }

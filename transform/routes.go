@@ -35,7 +35,7 @@ func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 		if tm == nil || s.Name == eachTable && m.mapping.taken(rel) {
 			continue
 		}
-		key, err := keyColumns(rel, tm)
+		key, doubt, err := keyColumns(rel, tm)
 		if err != nil {
 			return nil, err
 		}
@@ -43,7 +43,7 @@ func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 		if err != nil {
 			return nil, err
 		}
-		routes = append(routes, route{stream: stream, key: key, where: tm.Where})
+		routes = append(routes, route{stream: stream, key: key, doubt: doubt, where: tm.Where})
 	}
 	return routes, nil
 }

@@ -27,6 +27,7 @@ type column struct {
 type route struct {
 	stream *event.Stream
 	key    []int // columns, in the key's order
+	doubt  error // why the key of an update or delete may not be known; nil when it is
 	where  string
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/walrill/walrill/bridge"
@@ -27,11 +28,7 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 	mapping := mappingOf(cfg)
 	p := &pipeline{config: cfg}
 	var err error
-	p.source, err = newSource(cfg, mapping, log, func(o *capture.Options) {
-		o.Backfill = backfill
-		o.BeforeSlot = func(ctx context.Context, info capture.Info) error { return p.bridge.Register(ctx, sourceOf(info)) }
-	})
-	if err != nil {
+	if p.source, err = newSource(cfg, mapping, log, func(o *capture.Options) { o.Backfill = backfill }); err != nil {
 		return nil, err
 	}
 	p.bridge = bridge.New(bridge.Options{
@@ -46,6 +43,8 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 			}
 			return stream, nil
 		},
+		MarkUsed:  p.source.MarkUsed,
+		Refresh:   p.source.Refresh,
 		NewMapper: func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
 		NewPublisher: func(wake func()) (bridge.Publisher, error) {
 			return sink.New(sink.Options{
@@ -64,7 +63,8 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 }
 
 func sourceOf(info capture.Info) bridge.Source {
-	return bridge.Source{SystemID: info.SystemID, Timeline: info.Timeline, SlotCreated: info.SlotCreated, Tables: info.Tables}
+	return bridge.Source{SystemID: info.SystemID, Timeline: info.Timeline, History: info.History,
+		SlotCreated: info.SlotCreated, SlotUsed: info.SlotUsed, Tables: info.Tables}
 }
 
 // newSource makes the source of a configuration. A table is wanted when the
@@ -73,6 +73,14 @@ func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, 
 	mapper, err := transform.New(mapping, 0)
 	if err != nil {
 		return nil, err
+	}
+	var named []string
+	for _, stream := range cfg.Streams {
+		for _, t := range stream.Tables {
+			if !strings.HasSuffix(t.Pattern, ".*") {
+				named = append(named, t.Pattern)
+			}
+		}
 	}
 	options := capture.Options{
 		URL:          cfg.Source.URL.Reveal(),
@@ -84,7 +92,8 @@ func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, 
 			streams, err := mapper.Check(rel)
 			return len(streams) > 0, err
 		},
-		Log: log,
+		Named: named,
+		Log:   log,
 	}
 	if with != nil {
 		with(&options)

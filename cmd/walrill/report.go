@@ -118,6 +118,7 @@ func (r *reporter) report() web.Report {
 	r.fillSlot(&report.Source)
 	r.fillSink(&report.Sink)
 	fillBackfill(&report.Backfill, r.pipeline.source.Backfills())
+	report.Sink.Duplicates += status.Repeated
 	if watermark := report.Sink.Watermark; watermark != "" {
 		report.Source.LagSeconds = r.lag(watermark, status.ReceivedAt)
 	}

@@ -167,12 +167,24 @@ func (r *rig) begin() *harness.Program {
 			r.t.Error(err)
 		}
 	})
-	length := 8 * time.Second
-	if testing.Short() {
-		length = 2 * time.Second
-	}
-	r.end = time.Now().Add(length)
+	r.end = time.Now().Add(chaosTime(r.t))
 	return d
+}
+
+// chaosTime is how long a scenario makes trouble: as WALRILL_CHAOS says, such
+// as 10m for a soak test, else some seconds.
+func chaosTime(t *testing.T) time.Duration {
+	if text := os.Getenv("WALRILL_CHAOS"); text != "" {
+		length, err := time.ParseDuration(text)
+		if err != nil {
+			t.Fatalf("WALRILL_CHAOS: %v", err)
+		}
+		return length
+	}
+	if testing.Short() {
+		return 2 * time.Second
+	}
+	return 8 * time.Second
 }
 
 // goesOn reports whether it is time for more trouble.

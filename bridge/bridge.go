@@ -146,6 +146,12 @@ func (b *Bridge) Run(ctx context.Context) error {
 // says whether anything became durable.
 func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 	b.status.enter(StateConnecting, nil)
+	s := &session{bridge: b, kick: make(chan struct{}, 1)}
+	defer b.status.detach()
+	// Redis first: a slot that nobody can stream from makes Postgres keep WAL for nothing.
+	if err := s.connect(ctx); err != nil {
+		return false, err
+	}
 	source, err := b.opts.Prepare(ctx)
 	if err != nil {
 		return false, err
@@ -161,14 +167,13 @@ func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 			return false, err
 		}
 	}
-	s := &session{bridge: b, source: source, stream: stream, kick: make(chan struct{}, 1)}
+	s.source, s.stream = source, stream
 	// The publisher outlives ctx, so that it can finish what is in flight.
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	if err = s.start(ctx, background); err == nil {
 		err = s.run(ctx)
 	}
-	b.status.detach()
 	progressed = s.told > stream.Start()
 	if err != nil || ctx.Err() == nil {
 		stream.Abort()

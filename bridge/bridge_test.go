@@ -270,13 +270,17 @@ func TestRunAfterALostTail(t *testing.T) {
 		streams := []Stream{first, second}
 		o := options(nil, nil)
 		sessions := -1
-		o.Open = func(context.Context) (Stream, error) { sessions++; return streams[sessions], nil }
+		o.Open = func(context.Context) (Stream, error) { return streams[sessions], nil }
 		o.NewPublisher = func(wake func()) (Publisher, error) {
+			sessions++
 			pubs[sessions].wake = wake
+			return pubs[sessions], nil
+		}
+		o.MarkUsed = func(context.Context) error { // as good a moment as any
 			if sessions == 0 {
 				pubs[0].fail(lostError{c.from})
 			}
-			return pubs[sessions], nil
+			return nil
 		}
 		b := New(o)
 		ctx, cancel := context.WithCancel(t.Context())

@@ -38,14 +38,20 @@ type session struct {
 // gather is how long entries wait for a fuller batch while a backlog is worked off.
 const gather = 2 * time.Millisecond
 
-// start connects the publisher and finds out where the streams stand. It must
-// come after the slot was acquired: only then does nobody else move them on.
-func (s *session) start(ctx, background context.Context) error {
-	var err error
+// connect makes the publisher and waits for Redis.
+func (s *session) connect(ctx context.Context) (err error) {
 	if s.pub, err = s.bridge.opts.NewPublisher(s.wake); err != nil {
 		return err
 	}
 	s.bridge.status.attach(s.pub) // from now on it can say what it waits for
+	_, _, err = s.pub.Connect(ctx)
+	return err
+}
+
+// start finds out where the streams stand. It must come after the slot was
+// acquired: only then does nobody else move them on.
+func (s *session) start(ctx, background context.Context) error {
+	var err error
 	var watermark uint64
 	if err := s.meanwhile(func() (err error) { s.meta, watermark, err = s.pub.Connect(ctx); return err }); err != nil {
 		return err

@@ -53,14 +53,15 @@ func (s *Source) replan(table string) {
 	b.states[table] = BackfillState{State: BackfillWaiting}
 }
 
+// newTables are those that are new. When a slot that was in use is gone, there is a gap, which is not ours to fill unasked.
 func (s *Source) newTables(ctx context.Context, conn *pgx.Conn, tables []table) ([]table, error) {
-	if _, err := readSlot(ctx, conn, s.opts.Slot); errors.Is(err, errNoSlot) {
-		return tables, nil
-	} else if err != nil {
+	pub, err := s.readPublication(ctx, conn)
+	if err != nil {
 		return nil, err
 	}
-	pub, err := s.readPublication(ctx, conn)
-	if err != nil || pub.allTables {
+	if _, err := readSlot(ctx, conn, s.opts.Slot); errors.Is(err, ErrNoSlot) && pub.comment != s.usedMark() {
+		return tables, nil
+	} else if err != nil && !errors.Is(err, ErrNoSlot) || pub.allTables {
 		return nil, err
 	}
 	var names []string

@@ -42,7 +42,7 @@ func (s *Source) Prepare(ctx context.Context) (Info, error) {
 		return info, err
 	}
 	info.SlotUsed = pub.comment == s.usedMark()
-	state, created, err := s.ensureSlot(ctx, conn)
+	state, created, err := s.ensureSlot(ctx, conn, info.SlotUsed)
 	if err != nil {
 		return info, err
 	}

@@ -39,9 +39,10 @@ func (s SlotState) LagBytes() int64 {
 	return int64(s.Current - s.Confirmed)
 }
 
-var errNoSlot = errors.New("the slot does not exist")
+// ErrNoSlot says that there is no slot of the name.
+var ErrNoSlot = errors.New("the slot does not exist")
 
-// readSlot returns errNoSlot when there is none of that name.
+// readSlot returns ErrNoSlot when there is none of that name.
 func readSlot(ctx context.Context, conn *pgx.Conn, slot string) (SlotState, error) {
 	var s SlotState
 	var confirmed, restart, current string
@@ -53,7 +54,7 @@ func readSlot(ctx context.Context, conn *pgx.Conn, slot string) (SlotState, erro
 		FROM pg_replication_slots WHERE slot_name = $1`, slot).
 		Scan(&s.Plugin, &s.Database, &s.ActivePID, &confirmed, &restart, &s.WALStatus, &s.SafeBytes, &current)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return s, errNoSlot
+		return s, ErrNoSlot
 	}
 	if err != nil {
 		return s, fmt.Errorf("read slot %s: %w", slot, err)
@@ -89,7 +90,7 @@ func (s *Source) WatchSlot(ctx context.Context, interval time.Duration, see func
 			see(state, err)
 		}
 		wait := interval
-		if errors.Is(err, errNoSlot) {
+		if errors.Is(err, ErrNoSlot) {
 			wait = interval / 20
 		}
 		timer := time.NewTimer(wait)
@@ -117,11 +118,17 @@ func (s *Source) watchOnce(ctx context.Context, conn **pgx.Conn) (SlotState, err
 	return readSlot(ctx, *conn, s.opts.Slot)
 }
 
-// ensureSlot makes the slot when it is missing and says whether it did.
-func (s *Source) ensureSlot(ctx context.Context, conn *pgx.Conn) (SlotState, bool, error) {
+// ensureSlot makes the slot when it is missing and says whether it did. One
+// that was streamed from is not made anew, unless the gap is adopted.
+func (s *Source) ensureSlot(ctx context.Context, conn *pgx.Conn, used bool) (SlotState, bool, error) {
 	state, err := readSlot(ctx, conn, s.opts.Slot)
 	created := false
-	if errors.Is(err, errNoSlot) {
+	if errors.Is(err, ErrNoSlot) {
+		if used && !s.opts.Adopt {
+			return state, false, &SetupError{
+				Problem: fmt.Sprintf("slot %s is gone: what was changed since it was last streamed from is not in the streams", s.opts.Slot),
+				Fix:     "run `walrill adopt` to go on from now with that gap, in a new epoch"}
+		}
 		if created, err = s.createSlot(ctx, conn); err != nil {
 			return state, false, err
 		}

@@ -34,7 +34,9 @@ type Options struct {
 	// cannot be, and how that is mended.
 	Wanted func(*change.Relation) (bool, error)
 	// Named are the tables that the configuration names one by one.
-	Named    []string
+	Named []string
+	// Adopt: make a slot anew although it was streamed from before.
+	Adopt    bool
 	Backfill BackfillOptions
 	Log      *slog.Logger
 }

@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/redis/go-redis/v9"
@@ -85,6 +87,14 @@ func startRedisCommand(ts *testscript.TestScript, args []string) {
 	s.redis = harness.NewRedis(s.t, harness.RedisOptions{Config: config})
 	ts.Setenv("REDIS_URL", s.redis.URL())
 	ts.Setenv("REDIS_ADDR", s.redis.Addr())
+}
+
+// stopPostgresCommand tells Postgres to stop as `pg_ctl stop` does, and waits until it has.
+func stopPostgresCommand(ts *testscript.TestScript, args []string) {
+	need(ts, len(args) == 0, "postgres-stop")
+	s := scriptOf(ts)
+	ts.Check(syscall.Kill(s.pg.Pid(), syscall.SIGINT))
+	harness.Eventually(s.t, 10*time.Second, "Postgres to stop", func() bool { return s.pg.Pid() == 0 })
 }
 
 func killRedisCommand(ts *testscript.TestScript, _ []string) { ts.Check(scriptOf(ts).redis.Kill()) }

@@ -73,18 +73,19 @@ func askers() map[string]asker {
 
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	commands := map[string]func(*testscript.TestScript, bool, []string){
-		"postgres":    only(postgresCommand),
-		"redis":       only(startRedisCommand),
-		"redis-kill":  only(killRedisCommand),
-		"redis-start": only(restartRedisCommand),
-		"start":       only(startCommand),
-		"ready":       only(readyCommand),
-		"signal":      only(signalCommand),
-		"exit-code":   only(exitCodeCommand),
-		"exits":       only(exitsCommand),
-		"await":       only(awaitCommand),
-		"catch-up":    only(catchUpCommand),
-		"let":         only(letCommand),
+		"postgres":      only(postgresCommand),
+		"postgres-stop": only(stopPostgresCommand),
+		"redis":         only(startRedisCommand),
+		"redis-kill":    only(killRedisCommand),
+		"redis-start":   only(restartRedisCommand),
+		"start":         only(startCommand),
+		"ready":         only(readyCommand),
+		"signal":        only(signalCommand),
+		"exit-code":     only(exitCodeCommand),
+		"exits":         only(exitsCommand),
+		"await":         only(awaitCommand),
+		"catch-up":      only(catchUpCommand),
+		"let":           only(letCommand),
 	}
 	for name, ask := range askers() {
 		commands[name] = func(ts *testscript.TestScript, neg bool, args []string) {

@@ -74,8 +74,11 @@ func (s *Source) readPublished(ctx context.Context, conn *pgx.Conn, t *target) e
 	}
 	sql := `SELECT '', '' FROM pg_get_publication_tables($1) p WHERE p.relid = $2`
 	if version >= 150000 {
-		sql = `SELECT coalesce(p.attrs::int2[]::text, ''), coalesce(pg_get_expr(p.qual, p.relid), '')
-			FROM pg_get_publication_tables($1) p WHERE p.relid = $2`
+		// Not pg_get_publication_tables' own list: from 16 on it has all columns when none are chosen, and new ones must show.
+		sql = `SELECT coalesce(r.prattrs::int2[]::text, ''), coalesce(pg_get_expr(p.qual, p.relid), '')
+			FROM pg_get_publication_tables($1) p
+			LEFT JOIN pg_publication_rel r ON r.prrelid = p.relid AND r.prpubid = (SELECT oid FROM pg_publication WHERE pubname = $1)
+			WHERE p.relid = $2`
 	}
 	err = conn.QueryRow(ctx, sql, s.opts.Publication, t.oid).Scan(&t.columns, &t.filter)
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -91,7 +91,11 @@ func follow(t *testing.T, url string, store *memoryStore, o BackfillOptions) *fo
 
 func (f *follower) run() {
 	defer close(f.ended)
-	defer f.stream.Abort()
+	defer func() {
+		if err := f.stream.Close(); err != nil { // and not Abort: what was confirmed must be the slot's
+			f.t.Error(err)
+		}
+	}()
 	for {
 		select {
 		case <-f.stop:

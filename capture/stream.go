@@ -203,6 +203,7 @@ func (s *Stream) beat() error {
 		// A server that shuts down ends ordinary connections at once, and then
 		// waits for walsenders to have everything confirmed, which may take for
 		// ever while the sink is down. So give way to it.
+		//lint:ignore SA1019 it must not wait for an answer, as Ping does
 		if err := s.catalog.PgConn().CheckConn(); err != nil {
 			return fmt.Errorf("%w: %w", errServerEnded, err)
 		}

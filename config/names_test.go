@@ -1,7 +1,6 @@
 package config
 
 import (
-	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -50,7 +49,7 @@ func TestParseDuration(t *testing.T) {
 			t.Errorf("%s: got %v, want an error", in, got)
 		}
 	}
-	if d, err := parseDuration("106751d23h47m16s"); err != nil || d > math.MaxInt64 || d < 0 {
+	if d, err := parseDuration("106751d23h47m16s"); err != nil || d < 0 {
 		t.Errorf("the longest: %v, %v", d, err)
 	}
 }

@@ -33,6 +33,10 @@ func (s *Source) Prepare(ctx context.Context) (Info, error) {
 	for _, name := range s.missing(tables) {
 		s.opts.Log.Warn("the configuration names a table that does not exist; it is captured from when it is made", "table", name)
 	}
+	// What is to be backfilled is recorded before anything is made that tells it later.
+	if err := s.planBackfills(ctx, conn, tables); err != nil {
+		return info, err
+	}
 	// The publication first: the slot must not start where it does not exist yet.
 	pub, err := s.ensurePublication(ctx, conn, tables)
 	if err != nil {
@@ -44,6 +48,7 @@ func (s *Source) Prepare(ctx context.Context) (Info, error) {
 		return info, err
 	}
 	info.Confirmed, info.SlotCreated = state.Confirmed, created
+	s.setPrepared(tables)
 	return info, nil
 }
 

@@ -167,11 +167,18 @@ func (s *Source) addNew(ctx context.Context, conn *pgx.Conn, pub publication) er
 		return err
 	}
 	pub.comment = "" // add only
+	if err := s.planBackfills(ctx, conn, tables); err != nil {
+		return err
+	}
 	sql := s.publicationSQL(pub, tables)
-	if len(sql) > 0 {
+	if len(sql) > 0 && !s.opts.Backfill.Initial {
 		s.opts.Log.Warn("new tables join the publication; rows that were committed before are not published", "sql", sql[0])
 	}
-	return errors.Join(s.execAll(ctx, conn, sql), unfit)
+	if err := s.execAll(ctx, conn, sql); err != nil {
+		return err
+	}
+	s.setPrepared(tables)
+	return unfit
 }
 
 // execAll runs the statements in one transaction. An instance that starts at

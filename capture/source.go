@@ -5,11 +5,13 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -34,14 +36,19 @@ type Options struct {
 	// Named are the tables that the configuration names one by one.
 	Named []string
 	// Adopt: make a slot anew although it was streamed from before.
-	Adopt bool
-	Log   *slog.Logger
+	Adopt    bool
+	Backfill BackfillOptions
+	Log      *slog.Logger
 }
 
 // Source is a Postgres database that changes are captured from.
 type Source struct {
 	opts   Options
 	config *pgx.ConnConfig
+
+	mu        sync.Mutex
+	tables    []*change.Relation // of the last Prepare; guarded by mu
+	backfills *backfills         // of the last stream; guarded by mu
 }
 
 // Info is what Prepare found.
@@ -66,7 +73,7 @@ func NewSource(opts Options) (*Source, error) {
 	for name, value := range map[string]string{
 		"client_encoding": "UTF8", "timezone": "UTC", "datestyle": "ISO", "intervalstyle": "postgres",
 		"extra_float_digits": "1", "bytea_output": "hex", "synchronous_commit": "local",
-		"statement_timeout": "0", "idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0",
+		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0",
 	} {
 		config.RuntimeParams[name] = value
 	}
@@ -76,6 +83,8 @@ func NewSource(opts Options) (*Source, error) {
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 10 * time.Second
 	}
+	opts.Backfill.ChunkRows = cmp.Or(max(opts.Backfill.ChunkRows, 0), defaultChunkRows)
+	opts.Backfill.Readers = cmp.Or(max(opts.Backfill.Readers, 0), defaultReaders)
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec // no prepared statements: safe behind a pooler and across restarts
 	return &Source{opts: opts, config: config}, nil
 }
@@ -131,6 +140,12 @@ func (s *Source) Open(ctx context.Context) (*Stream, error) {
 	if err := s.start(ctx, stream); err != nil {
 		_ = catalog.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
 		return nil, err
+	}
+	if s.opts.Backfill.Store != nil {
+		stream.backfills = newBackfills(s, stream)
+		s.mu.Lock()
+		s.backfills = stream.backfills
+		s.mu.Unlock()
 	}
 	return stream, nil
 }

@@ -33,6 +33,10 @@ type Stream struct {
 	start    change.LSN
 	patience time.Duration // silence that is no sign of a dead connection: a walsender may be busy
 	checked  time.Time     // when the catalogue's connection was last looked at
+
+	backfills *backfills // nil without a store for them
+	rows      *emission  // of a chunk that is being handed out; else nil
+	begun     bool       // Next was called
 }
 
 const (
@@ -53,6 +57,17 @@ func (s *Stream) Start() change.LSN { return s.start }
 // most until a report is due or Wake is called, and then is idle again. The item
 // is valid until the next call.
 func (s *Stream) Next() (*change.Item, error) {
+	if s.rows != nil {
+		if s.rows.next(&s.item) {
+			return &s.item, nil
+		}
+		s.rows = nil
+	}
+	if !s.begun {
+		if err := s.beginBackfills(); err != nil {
+			return nil, err
+		}
+	}
 	for {
 		kind, body, ok, err := s.frames.next()
 		if err != nil {
@@ -73,9 +88,21 @@ func (s *Stream) Next() (*change.Item, error) {
 		if ok, err = s.message(kind, body); err != nil {
 			return nil, err
 		} else if ok {
+			if s.backfills != nil && s.backfills.core.on.Load() {
+				s.rows = s.backfills.core.see(&s.item, s.decoder.relations)
+			}
 			return &s.item, nil
 		}
 	}
+}
+
+// beginBackfills comes with the first Next: the streams of the sink are known by then to be this pipeline's.
+func (s *Stream) beginBackfills() error {
+	s.begun = true
+	if s.backfills == nil {
+		return nil
+	}
+	return s.backfills.begin()
 }
 
 // wait sends a report when one is due and reads once.
@@ -155,7 +182,12 @@ func (s *Stream) copyData(body []byte) (bool, error) {
 
 // Confirm says that everything that committed before lsn is durable in the
 // sink. Postgres is told soon after, and may then forget it.
-func (s *Stream) Confirm(lsn change.LSN) { s.ledger.confirm(lsn, time.Now()) }
+func (s *Stream) Confirm(lsn change.LSN) {
+	if s.backfills != nil && s.backfills.core.on.Load() {
+		lsn = s.backfills.core.durable(lsn)
+	}
+	s.ledger.confirm(lsn, time.Now())
+}
 
 // Beat sends a report when one is due. Next does so by itself; whoever does
 // not call Next for a while, because the sink is slow, calls Beat instead.
@@ -210,6 +242,9 @@ func (s *Stream) Wake() {
 // Close reports the last position, ends the stream so that the server has
 // read the report, and closes the connections.
 func (s *Stream) Close() error {
+	if s.backfills != nil {
+		s.backfills.close()
+	}
 	err := s.farewell()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
@@ -218,6 +253,9 @@ func (s *Stream) Close() error {
 
 // Abort closes the connections as they are.
 func (s *Stream) Abort() {
+	if s.backfills != nil {
+		s.backfills.close()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	// What these say is of no use any more: the stream has failed already.

@@ -12,4 +12,8 @@ func MetaKey(pipeline string) string { return controlKey(pipeline, "meta") }
 // CommitsKey is the stream of watermarks: ID <watermark>-0, fields time and events.
 func CommitsKey(pipeline string) string { return controlKey(pipeline, "commits") }
 
+// BackfillKey is the hash of backfills: for each table a field of its name that the daemon
+// writes, a Backfill, and one that commands write, a BackfillRequest.
+func BackfillKey(pipeline string) string { return controlKey(pipeline, "backfill") }
+
 func controlKey(pipeline, what string) string { return "walrill:{" + pipeline + "}:" + what }

@@ -39,6 +39,10 @@ var metrics = []metric{
 	counter("duplicates_total", "Entries that were in Redis already.", func(r Report) float64 { return float64(r.Sink.Duplicates) }),
 	counter("batches_total", "Batches that Redis acknowledged.", func(r Report) float64 { return float64(r.Sink.Batches) }),
 	counter("published_bytes_total", "Bytes sent to Redis.", func(r Report) float64 { return float64(r.Sink.Bytes) }),
+	gauge("backfill_rows", "Rows of the backfills that the daemon knows of, finished or not.", func(r Report) float64 { return float64(r.Backfill.Rows) }),
+	gauge("backfill_tables_waiting", "Tables that wait to be backfilled.", func(r Report) float64 { return float64(r.Backfill.Waiting) }),
+	gauge("backfill_tables_running", "Tables that are being backfilled.", func(r Report) float64 { return float64(r.Backfill.Running) }),
+	gauge("backfill_tables_failed", "Tables whose backfill failed.", func(r Report) float64 { return float64(r.Backfill.Failed) }),
 	gauge("redis_ok", "1 while Redis takes entries.", func(r Report) float64 { return truth(r.Sink.ErrorKind == "") }),
 }
 

@@ -14,6 +14,15 @@ type Report struct {
 	Error    string    `json:"error,omitempty"` // why it is not streaming
 	Source   Source    `json:"source"`
 	Sink     Sink      `json:"sink"`
+	Backfill Backfill  `json:"backfill"`
+}
+
+// Backfill sums up the backfills that this daemon knows of; `walrill backfill status` has each.
+type Backfill struct {
+	Rows    int64 `json:"rows"` // of all tables, finished or not
+	Waiting int   `json:"tables_waiting"`
+	Running int   `json:"tables_running"`
+	Failed  int   `json:"tables_failed"`
 }
 
 // Source is the Postgres side. LSNs are as Postgres prints them.

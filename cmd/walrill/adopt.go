@@ -74,7 +74,7 @@ func adopt(ctx context.Context, cfg *config.Config) (string, error) {
 
 // adoptSource prepares Postgres, unless a daemon is at work.
 func adoptSource(ctx context.Context, cfg *config.Config) (capture.Info, error) {
-	source, err := newSource(cfg, mappingOf(cfg), true, slog.New(slog.DiscardHandler))
+	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), func(o *capture.Options) { o.Adopt = true })
 	if err != nil {
 		return capture.Info{}, err
 	}

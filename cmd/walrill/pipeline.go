@@ -24,11 +24,11 @@ type pipeline struct {
 	bridge *bridge.Bridge
 }
 
-func newPipeline(cfg *config.Config, httpAddr string, log *slog.Logger) (*pipeline, error) {
+func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillOptions, log *slog.Logger) (*pipeline, error) {
 	mapping := mappingOf(cfg)
 	p := &pipeline{config: cfg}
 	var err error
-	if p.source, err = newSource(cfg, mapping, false, log); err != nil {
+	if p.source, err = newSource(cfg, mapping, log, func(o *capture.Options) { o.Backfill = backfill }); err != nil {
 		return nil, err
 	}
 	p.bridge = bridge.New(bridge.Options{
@@ -68,8 +68,8 @@ func sourceOf(info capture.Info) bridge.Source {
 }
 
 // newSource makes the source of a configuration. A table is wanted when the
-// mapping takes it. To adopt is to accept a slot that is made anew.
-func newSource(cfg *config.Config, mapping transform.Mapping, adopt bool, log *slog.Logger) (*capture.Source, error) {
+// mapping takes it. With may add to the options.
+func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, with func(*capture.Options)) (*capture.Source, error) {
 	mapper, err := transform.New(mapping, 0)
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func newSource(cfg *config.Config, mapping transform.Mapping, adopt bool, log *s
 			}
 		}
 	}
-	return capture.NewSource(capture.Options{
+	options := capture.Options{
 		URL:          cfg.Source.URL.Reveal(),
 		Pipeline:     cfg.Pipeline,
 		Slot:         cfg.Source.Slot,
@@ -93,9 +93,12 @@ func newSource(cfg *config.Config, mapping transform.Mapping, adopt bool, log *s
 			return len(streams) > 0, err
 		},
 		Named: named,
-		Adopt: adopt,
 		Log:   log,
-	})
+	}
+	if with != nil {
+		with(&options)
+	}
+	return capture.NewSource(options)
 }
 
 // mappingOf is the configuration's streams as transform wants them.

@@ -117,11 +117,26 @@ func (r *reporter) report() web.Report {
 	}
 	r.fillSlot(&report.Source)
 	r.fillSink(&report.Sink)
+	fillBackfill(&report.Backfill, r.pipeline.source.Backfills())
 	report.Sink.Duplicates += status.Repeated
 	if watermark := report.Sink.Watermark; watermark != "" {
 		report.Source.LagSeconds = r.lag(watermark, status.ReceivedAt)
 	}
 	return report
+}
+
+func fillBackfill(b *web.Backfill, list []capture.BackfillProgress) {
+	for _, p := range list {
+		b.Rows += p.Rows
+		switch p.State {
+		case capture.BackfillWaiting:
+			b.Waiting++
+		case capture.BackfillRunning:
+			b.Running++
+		case capture.BackfillFailed:
+			b.Failed++
+		}
+	}
 }
 
 func (r *reporter) fillSlot(s *web.Source) {

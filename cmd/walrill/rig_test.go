@@ -29,6 +29,8 @@ type rig struct {
 	rand     *rand.Rand
 	end      time.Time // of the trouble
 
+	flags    []string // more of the daemon's
+	workers  harness.WorkloadOptions
 	daemons  []*harness.Program // all that were ever started
 	workload sync.WaitGroup
 	stop     context.CancelFunc // ends the workload
@@ -41,6 +43,7 @@ type rigOptions struct {
 	redis    map[string]string // configuration
 	source   func(url string) string
 	sink     func(url string) string // what the daemon is told for a server's URL
+	backfill []string                // statements that fill the tables first; the rows are then backfilled
 }
 
 // newRig starts the servers and makes the tables. Nothing is written yet.
@@ -67,6 +70,9 @@ func newRig(t *testing.T, o rigOptions) *rig {
 	if err := harness.SetupWorkload(ctx, db); err != nil {
 		t.Fatal(err)
 	}
+	r.workers = harness.WorkloadOptions{Seed: r.rand.Uint64(), Workers: 2, Keys: 40, Reconnect: true}
+	harness.Exec(t, db, o.backfill...)
+	r.pipeline.Backfilled = len(o.backfill) > 0
 	source, sink := db, r.redis.URL()
 	if o.source != nil {
 		source = o.source(source)
@@ -89,8 +95,12 @@ func newRig(t *testing.T, o rigOptions) *rig {
 
 // configure writes the configuration file.
 func (r *rig) configure(source, sink string) {
+	mode := "never"
+	if r.pipeline.Backfilled {
+		mode = "initial"
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "pipeline: %s\nsource: {url: %q, backfill: never}\nsink: {url: %q}\nstreams:\n", r.pipeline.Name, source, sink)
+	fmt.Fprintf(&b, "pipeline: %s\nsource: {url: %q, backfill: %s}\nsink: {url: %q}\nstreams:\n", r.pipeline.Name, source, mode, sink)
 	for _, s := range r.pipeline.Streams {
 		fmt.Fprintf(&b, "  %s:\n    partitions: %d\n    tables:\n", s.Name, s.Partitions)
 		for _, table := range s.Tables {
@@ -106,7 +116,7 @@ func (r *rig) configure(source, sink string) {
 // daemon starts a daemon.
 func (r *rig) daemon() *harness.Program {
 	r.t.Helper()
-	cmd := exec.Command("walrill", "run", "-c", r.file, "--http", "127.0.0.1:0")
+	cmd := exec.Command("walrill", append([]string{"run", "-c", r.file, "--http", "127.0.0.1:0"}, r.flags...)...)
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
 	d, err := harness.StartProgram(cmd, fmt.Sprintf("%s.%d.log", r.file, len(r.daemons)))
 	if err != nil {
@@ -151,10 +161,9 @@ func (r *rig) begin() *harness.Program {
 	r.ready(d)
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
-	options := harness.WorkloadOptions{Seed: r.rand.Uint64(), Workers: 2, Keys: 40, Reconnect: true}
 	r.workload.Go(func() {
 		var err error
-		if r.written, err = harness.RunWorkload(ctx, r.pipeline.DBURL, options); err != nil {
+		if r.written, err = harness.RunWorkload(ctx, r.pipeline.DBURL, r.workers); err != nil {
 			r.t.Error(err)
 		}
 	})

@@ -12,7 +12,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/web"
 )
 
@@ -21,6 +23,7 @@ const defaultHTTP = "127.0.0.1:8077"
 type runFlags struct {
 	sourceFlags
 	http, logFormat, logLevel, only string
+	backfill                        capture.BackfillOptions
 }
 
 func newRunCommand() *cobra.Command {
@@ -39,6 +42,8 @@ Needs a configuration file (-c), or without one:
 	cmd.Flags().StringVar(&f.http, "http", defaultHTTP, "address for health, metrics and status; empty turns it off")
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
 	cmd.Flags().StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	cmd.Flags().IntVar(&f.backfill.Readers, "backfill-readers", 2, "tables that a backfill reads at the same time")
+	cmd.Flags().IntVar(&f.backfill.ChunkRows, "backfill-chunk", 10000, "rows that a backfill reads at once")
 	cmd.Flags().StringVar(&f.only, "only", "capture", "which part to run; this version has capture")
 	return cmd
 }
@@ -55,8 +60,8 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Source.Backfill == config.BackfillInitial {
-		log.Warn("rows that exist already are not published: this version has no backfill; `source.backfill: never` says so and silences this")
+	if f.backfill.Readers < 1 || f.backfill.ChunkRows < 1 {
+		return usageError{errors.New("--backfill-readers and --backfill-chunk must be above 0")}
 	}
 	return f.serve(cmd.Context(), cmd, cfg, log)
 }
@@ -78,7 +83,15 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 		}()
 		defer server.Close() //nolint:errcheck // requests that do not end are cut off
 	}
-	p, err := newPipeline(cfg, addr, log)
+	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
+	if err != nil {
+		return redacted(cfg, err)
+	}
+	defer client.Close() //nolint:errcheck // what it wrote was acknowledged
+	backfill := f.backfill
+	backfill.Store = &backfillStore{client, cfg.Pipeline}
+	backfill.Initial = cfg.Source.Backfill == config.BackfillInitial
+	p, err := newPipeline(cfg, addr, backfill, log)
 	if err != nil {
 		return redacted(cfg, err)
 	}

@@ -141,7 +141,7 @@ func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalC
 	defer cancel()
 	report := web.Report{Pipeline: cfg.Pipeline, Version: version, State: "not running"}
 	report.Source.Slot, report.Sink.Epoch = cfg.Source.Slot, meta.Epoch
-	source, err := newSource(cfg, mappingOf(cfg), false, slog.New(slog.DiscardHandler))
+	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), nil)
 	var slot capture.SlotState
 	if err == nil {
 		slot, err = source.Slot(ctx)
@@ -185,6 +185,9 @@ func printReport(w io.Writer, r web.Report) error {
 	row("lag", "%s, %.1f s behind %s", size(r.Source.LagBytes), r.Source.LagSeconds, r.Source.Current)
 	row("read", "%d changes in %d transactions", r.Source.Changes, r.Source.Transactions)
 	row("published", "%d entries, %.0f a second; complete up to %s", r.Sink.Entries, r.Sink.Rate, r.Sink.Watermark)
+	if b := r.Backfill; b.Waiting+b.Running+b.Failed > 0 {
+		row("backfill", "%d tables running, %d waiting, %d failed; %d rows", b.Running, b.Waiting, b.Failed, b.Rows)
+	}
 	redis := r.Sink.State
 	if r.Sink.ErrorKind != "" {
 		redis = fmt.Sprintf("%s (%s): %s", r.Sink.State, r.Sink.ErrorKind, r.Sink.Error)

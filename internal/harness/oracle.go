@@ -17,6 +17,7 @@ const (
 	OpDelete   = "d"
 	OpTruncate = "t"
 	OpMessage  = "m"
+	OpRead     = "r" // of entries only
 )
 
 // OracleTx is a committed transaction as test_decoding tells it.

@@ -126,62 +126,6 @@ func brief(v any) string {
 	return s
 }
 
-// foldedTable is a table as the entries of one stream make it: rows by key.
-type foldedTable map[string]map[string]any
-
-// tableOf is a table in a stream.
-type tableOf struct{ stream, table string }
-
-// fold applies the entries one by one.
-func (v *verifier) fold(entries []streamEntry) map[tableOf]foldedTable {
-	state := map[tableOf]foldedTable{}
-	removed := map[tableOf]map[string]any{} // by the last delete
-	for _, e := range entries {
-		at := tableOf{e.stream, e.table}
-		rows := state[at]
-		if rows == nil {
-			rows = foldedTable{}
-			state[at] = rows
-		}
-		before, known := rows[e.key]
-		if known == (e.op == OpInsert) && e.op != OpTruncate {
-			v.errorf("entry %v of %s: op %s of %s %q, which is there: %t", e.at, e.stream, e.op, e.table, e.key, known)
-		}
-		switch e.op {
-		case OpInsert:
-			rows[e.key] = e.onto(removed[at]) // of a key that moved, which may have values that were not sent
-		case OpUpdate:
-			rows[e.key] = e.onto(before)
-		case OpDelete:
-			removed[at] = before
-			delete(rows, e.key)
-		case OpTruncate:
-			for key := range rows {
-				if v.streams[e.stream].partition(key) == e.partition {
-					delete(rows, key)
-				}
-			}
-		}
-	}
-	return state
-}
-
-// onto is the row after the entry: its data, and what it calls unchanged from
-// the row before.
-func (e *streamEntry) onto(before map[string]any) map[string]any {
-	if len(e.unchanged) == 0 {
-		return e.data
-	}
-	row := map[string]any{}
-	for name, value := range e.data {
-		row[name] = value
-	}
-	for _, name := range e.unchanged {
-		row[name] = before[name]
-	}
-	return row
-}
-
 // compareTables compares the folded tables with the real ones.
 func (v *verifier) compareTables(ctx context.Context, state map[tableOf]foldedTable) error {
 	return withConn(ctx, v.pipeline.DBURL, func(conn *pgx.Conn) error {

@@ -17,11 +17,12 @@ import (
 // order, and how they interleave is up to chance.
 type WorkloadOptions struct {
 	Seed         uint64
-	Workers      int  // connections; default 4
-	Transactions int  // over all workers; 0 goes on until the context ends
-	Keys         int  // rows per table that the workers fight for; default 100
-	NoTruncate   bool // leaves TRUNCATE out
-	Reconnect    bool // connects again when the connection is lost; else that is an error
+	Workers      int           // connections; default 4
+	Transactions int           // over all workers; 0 goes on until the context ends
+	Keys         int           // rows per table that the workers fight for; default 100
+	NoTruncate   bool          // leaves TRUNCATE out
+	Reconnect    bool          // connects again when the connection is lost; else that is an error
+	Pause        time.Duration // of a worker after each transaction, so that others can follow
 }
 
 // WorkloadStats are the transactions of a workload by how they ended.
@@ -91,6 +92,7 @@ type worker struct {
 func (w *worker) run(ctx context.Context, limit int) error {
 	defer w.disconnect()
 	for n := 0; n != limit && ctx.Err() == nil; n++ {
+		time.Sleep(w.options.Pause)
 		err := w.transaction(ctx, w.script.transaction())
 		if ctx.Err() != nil {
 			return nil

@@ -1,0 +1,219 @@
+package capture
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walrill/walrill/change"
+)
+
+// tableReader reads the chunks of one table over a connection of its own.
+type tableReader struct {
+	conn   *pgx.Conn
+	core   *backfillCore
+	target *target
+	armed  *armed
+	types  *typeCatalogue
+	rel    *change.Relation // of the last chunk
+	where  string
+}
+
+// piece is what one chunk is to hold: rows after a key, or the rows with some keys.
+type piece struct {
+	after []string   // the last key of the chunk before; nil: from the beginning
+	keys  [][]string // if set, these rows
+	limit int
+	bytes int
+}
+
+// read reads a piece between its marks and hands it to the core. It returns the chunk, whether
+// it is the last, and its window, nil when the chunk is empty and nothing comes of it.
+func (r *tableReader) read(ctx context.Context, number uint64, p piece) (c *chunk, last bool, w *window, err error) {
+	pre, err := currentSnapshot(ctx, r.conn)
+	if err != nil {
+		return nil, false, nil, err
+	}
+	w = r.core.register(r.armed, number, pre)
+	defer func() {
+		if err != nil || c == nil || len(c.rows) == 0 {
+			r.core.drop(w)
+			w = nil
+		}
+	}()
+	if err := r.mark(ctx, number, markLow); err != nil {
+		return nil, false, w, err
+	}
+	// The lock keeps the table's definition as it is from the snapshot to high. It must come first: the
+	// snapshot is taken by the first statement that needs one, and a table rewritten after that would look empty.
+	if _, err := r.conn.PgConn().Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ; LOCK TABLE "+r.target.sqlName()+" IN ACCESS SHARE MODE").ReadAll(); err != nil {
+		return nil, false, w, fmt.Errorf("lock table: %w", r.rollback(ctx, err))
+	}
+	c, last, err = r.inside(ctx, p)
+	if err != nil {
+		return nil, false, w, r.rollback(ctx, err)
+	}
+	if len(c.rows) > 0 {
+		r.core.fill(w, c)
+		if err := r.mark(ctx, number, markHigh); err != nil {
+			return nil, false, w, r.rollback(ctx, err)
+		}
+	}
+	if _, err := r.conn.Exec(ctx, "COMMIT"); err != nil {
+		return nil, false, w, fmt.Errorf("commit the chunk: %w", err)
+	}
+	return c, last, w, nil
+}
+
+func (r *tableReader) rollback(ctx context.Context, err error) error {
+	if _, e := r.conn.Exec(ctx, "ROLLBACK"); e != nil {
+		_ = r.conn.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
+	}
+	return err
+}
+
+func (r *tableReader) mark(ctx context.Context, number uint64, at string) error {
+	content, err := json.Marshal(mark{Run: r.core.run, Table: r.target.String(), Chunk: number, At: at})
+	if err != nil {
+		return err
+	}
+	if _, err := r.conn.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, $2)`, r.core.prefix, string(content)); err != nil {
+		return fmt.Errorf("write %s mark: %w", at, err)
+	}
+	return nil
+}
+
+// inside is the part in the chunk's snapshot. What reads is read-only, since `where` is
+// somebody's text; the transaction is not, it writes high.
+func (r *tableReader) inside(ctx context.Context, p piece) (*chunk, bool, error) {
+	c := &chunk{}
+	var err error
+	if c.snap, err = currentSnapshot(ctx, r.conn); err != nil {
+		return nil, false, err
+	}
+	if c.rel, err = r.target.relation(ctx, r.conn, r.types); err != nil {
+		return nil, false, err
+	}
+	if r.rel != nil && sameShape(r.rel, c.rel) {
+		c.rel = r.rel
+	}
+	r.rel = c.rel
+	if columnsOf(c.rel, r.target.key) == nil {
+		return nil, false, errKeyAltered
+	}
+	if _, err := r.conn.PgConn().Exec(ctx, "SAVEPOINT rows; SET TRANSACTION READ ONLY").ReadAll(); err != nil {
+		return nil, false, fmt.Errorf("begin reading: %w", err)
+	}
+	if err := r.declare(ctx, c.rel, p); err != nil {
+		return nil, false, err
+	}
+	last, err := r.fetch(ctx, c, p)
+	if err != nil {
+		return nil, false, err
+	}
+	if _, err := r.conn.Exec(ctx, "RELEASE SAVEPOINT rows"); err != nil {
+		return nil, false, fmt.Errorf("end reading: %w", err)
+	}
+	return c, last, nil
+}
+
+var errKeyAltered = fmt.Errorf("the table's key was altered while it was read")
+
+// declare opens the cursor. Key values go and come as text and are compared by Postgres only.
+func (r *tableReader) declare(ctx context.Context, rel *change.Relation, p piece) error {
+	columns := make([]string, len(rel.Columns))
+	for i := range rel.Columns {
+		columns[i] = quote(rel.Columns[i].Name)
+	}
+	var conditions []string
+	var q params
+	if p.after != nil {
+		conditions = append(conditions, fmt.Sprintf("(%s) > %s", r.target.keyList(), q.row(p.after, r.target.keyTypes)))
+	}
+	if p.keys != nil {
+		rows := make([]string, len(p.keys))
+		for i, key := range p.keys {
+			rows[i] = q.row(key, r.target.keyTypes)
+		}
+		conditions = append(conditions, fmt.Sprintf("(%s) IN (%s)", r.target.keyList(), strings.Join(rows, ", ")))
+	}
+	for _, condition := range []string{r.target.filter, r.where} {
+		if condition != "" {
+			conditions = append(conditions, "("+condition+"\n)")
+		}
+	}
+	sql := "DECLARE rows NO SCROLL CURSOR FOR SELECT " + strings.Join(columns, ", ") + " FROM " + r.target.sqlName()
+	if len(conditions) > 0 {
+		sql += " WHERE " + strings.Join(conditions, " AND ")
+	}
+	sql += " ORDER BY " + r.target.keyList() + " LIMIT " + strconv.Itoa(p.limit)
+	if _, err := r.conn.PgConn().ExecParams(ctx, sql, q.values, q.types, nil, nil).Close(); err != nil {
+		return fmt.Errorf("read rows: %w", err)
+	}
+	return nil
+}
+
+// params gathers parameters in text form.
+type params struct {
+	values [][]byte
+	types  []uint32
+}
+
+func (q *params) row(texts []string, types []uint32) string {
+	names := make([]string, len(texts))
+	for i, text := range texts {
+		q.values, q.types = append(q.values, []byte(text)), append(q.types, types[i])
+		names[i] = "$" + strconv.Itoa(len(q.values))
+	}
+	return "(" + strings.Join(names, ", ") + ")"
+}
+
+const (
+	firstFetch = 50
+	maxFetch   = 1000
+)
+
+// fetch reads the cursor until it is at its end, which makes the chunk the last when
+// the limit was not reached, or there is enough. Each fetch asks for what fits by the size of the rows so far.
+func (r *tableReader) fetch(ctx context.Context, c *chunk, p piece) (last bool, err error) {
+	n := firstFetch
+	for {
+		before := len(c.rows)
+		result := r.conn.PgConn().Exec(ctx, fmt.Sprintf("FETCH %d FROM rows", n))
+		if err := c.take(result); err != nil {
+			return false, fmt.Errorf("read rows: %w", err)
+		}
+		switch got := len(c.rows) - before; {
+		case got < n:
+			return len(c.rows) < p.limit, nil
+		case len(c.buf) >= p.bytes || len(c.rows) >= p.limit:
+			return false, nil
+		}
+		width := len(c.buf)/len(c.rows) + 1
+		n = min(maxFetch, max(1, (p.bytes-len(c.buf))/width))
+	}
+}
+
+// take adds the rows of a result.
+func (c *chunk) take(result *pgconn.MultiResultReader) error {
+	for result.NextResult() {
+		rows := result.ResultReader()
+		for rows.NextRow() {
+			c.add(rows.Values())
+		}
+	}
+	return result.Close()
+}
+
+func currentSnapshot(ctx context.Context, conn *pgx.Conn) (snapshot, error) {
+	var text string
+	if err := conn.QueryRow(ctx, `SELECT pg_current_snapshot()::text`).Scan(&text); err != nil {
+		return snapshot{}, fmt.Errorf("read snapshot: %w", err)
+	}
+	return parseSnapshot(text)
+}

@@ -1,0 +1,84 @@
+package capture
+
+import (
+	"context"
+	"time"
+)
+
+// BackfillState is how far a table's backfill is: what a process that takes over has to know,
+// and what is shown. Its fields are those of event.Backfill.
+type BackfillState struct {
+	State    string // one of the constants below
+	After    []string
+	Moved    [][]string
+	Rows     int64
+	Bytes    int64
+	Total    int64
+	Started  time.Time
+	Updated  time.Time
+	Finished time.Time
+	Where    string
+	Rate     int
+	Error    string
+	Request  string
+	LSN      string
+	Epoch    uint8
+}
+
+// The states of a backfill.
+const (
+	BackfillWaiting   = "waiting"
+	BackfillRunning   = "running"
+	BackfillDone      = "done"
+	BackfillCancelled = "cancelled"
+	BackfillFailed    = "failed"
+)
+
+func (s *BackfillState) unfinished() bool {
+	return s.State == BackfillWaiting || s.State == BackfillRunning
+}
+
+// BackfillRequest is what somebody asks of the daemon. One is new as long as no state names its ID.
+type BackfillRequest struct {
+	ID     string
+	Action string // start or cancel
+	Where  string
+	Rate   int
+	At     time.Time
+}
+
+// BackfillRecord is a table's state and request; either may be nil.
+type BackfillRecord struct {
+	State   *BackfillState
+	Request *BackfillRequest
+	// Lost: rows that the state calls published are not in the sink any more.
+	Lost bool
+}
+
+// BackfillStore keeps states where the next process finds them: in the sink, so
+// that they are lost together with the rows that they speak of, if at all. A state is saved only after the rows are durable.
+type BackfillStore interface {
+	Load(context.Context) (map[string]BackfillRecord, error) // by table, such as public.orders
+	Save(ctx context.Context, table string, state BackfillState) error
+}
+
+// BackfillOptions configure backfills; without a Store there are none.
+type BackfillOptions struct {
+	Store     BackfillStore
+	Initial   bool // backfill tables that are new to the pipeline
+	ChunkRows int  // default 10000
+	Readers   int  // tables read at the same time; default 2
+}
+
+const (
+	defaultChunkRows = 10000
+	defaultReaders   = 2
+	// chunkBytes is about how much of a table is in memory for each reader.
+	chunkBytes = 8 << 20
+)
+
+// BackfillProgress is a table's state as the daemon has it in memory.
+type BackfillProgress struct {
+	Table string
+	BackfillState
+}

@@ -1,0 +1,168 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walrill/walrill/change"
+)
+
+// target is a table to read, as it is in the catalogue.
+type target struct {
+	namespace, name string
+	oid             uint32
+	partitioned     bool
+	key             []string // the columns that rows are told apart and ordered by
+	keyTypes        []uint32
+	estimate        int64  // rows, as the planner guesses
+	columns         string // attribute numbers that are published, as an array; empty: all
+	filter          string // the publication's row filter
+}
+
+func (t *target) String() string { return t.namespace + "." + t.name }
+
+// sqlName is the table for a FROM clause. The children of an inheritance are tables of their own;
+// a partitioned table is read whole.
+func (t *target) sqlName() string {
+	name := pgx.Identifier{t.namespace, t.name}.Sanitize()
+	if t.partitioned {
+		return name
+	}
+	return "ONLY " + name
+}
+
+func (t *target) keyList() string {
+	names := make([]string, len(t.key))
+	for i, name := range t.key {
+		names[i] = quote(name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// readTarget looks a table up. Its error is a *SetupError when the table cannot be backfilled as it is.
+func (s *Source) readTarget(ctx context.Context, conn *pgx.Conn, namespace, name string) (*target, error) {
+	t := &target{namespace: namespace, name: name}
+	var identity string
+	err := conn.QueryRow(ctx, `
+		SELECT c.oid, c.relkind = 'p', c.relreplident::text,
+		       (SELECT coalesce(sum(greatest(p.reltuples, 0)), 0)::bigint FROM pg_class p
+		        WHERE p.oid IN (SELECT relid FROM pg_partition_tree(c.oid) UNION SELECT c.oid) AND p.relkind = 'r')
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p')`, namespace, name).
+		Scan(&t.oid, &t.partitioned, &identity, &t.estimate)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, &SetupError{Problem: fmt.Sprintf("table %s does not exist", t), Fix: "create it, or take it out of the configuration"}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up table %s: %w", t, err)
+	}
+	if err := s.readPublished(ctx, conn, t); err != nil {
+		return nil, err
+	}
+	return t, t.readKey(ctx, conn, change.Identity(identity[0]))
+}
+
+// readPublished reads which rows and columns of the table the publication has.
+func (s *Source) readPublished(ctx context.Context, conn *pgx.Conn, t *target) error {
+	version, err := serverVersion(ctx, conn)
+	if err != nil {
+		return err
+	}
+	sql := `SELECT '', '' FROM pg_get_publication_tables($1) p WHERE p.relid = $2`
+	if version >= 150000 {
+		// Not pg_get_publication_tables' own list: from 16 on it has all columns when none are chosen, and new ones must show.
+		sql = `SELECT coalesce(r.prattrs::int2[]::text, ''), coalesce(pg_get_expr(p.qual, p.relid), '')
+			FROM pg_get_publication_tables($1) p
+			LEFT JOIN pg_publication_rel r ON r.prrelid = p.relid AND r.prpubid = (SELECT oid FROM pg_publication WHERE pubname = $1)
+			WHERE p.relid = $2`
+	}
+	err = conn.QueryRow(ctx, sql, s.opts.Publication, t.oid).Scan(&t.columns, &t.filter)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return &SetupError{Problem: fmt.Sprintf("table %s is not in publication %s: its changes would be missing", t, s.opts.Publication),
+			Fix: "start the daemon again, it brings the publication in step with the configuration; or add the table to it"}
+	}
+	if err != nil {
+		return fmt.Errorf("look up table %s in publication %s: %w", t, s.opts.Publication, err)
+	}
+	return nil
+}
+
+// readKey chooses the index whose columns tell rows apart. It must be one whose values
+// Postgres sends with every update and delete, that has no NULLs, and that orders as
+// ORDER BY does: with the columns' own collation and the type's usual operators.
+func (t *target) readKey(ctx context.Context, conn *pgx.Conn, identity change.Identity) error {
+	err := conn.QueryRow(ctx, `
+		SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
+		             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num WHERE k.pos <= i.indnkeyatts ORDER BY k.pos),
+		       ARRAY(SELECT a.atttypid FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
+		             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num WHERE k.pos <= i.indnkeyatts ORDER BY k.pos)
+		FROM pg_index i
+		WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+		  AND CASE $2::text WHEN 'd' THEN i.indisprimary WHEN 'i' THEN i.indisreplident ELSE true END
+		  AND NOT EXISTS (
+		      SELECT FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
+		      JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
+		      JOIN pg_opclass o ON o.oid = i.indclass[k.pos - 1]
+		      WHERE k.pos <= i.indnkeyatts
+		        AND (NOT a.attnotnull OR a.attgenerated <> '' OR NOT o.opcdefault OR i.indcollation[k.pos - 1] <> a.attcollation))
+		ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1`, t.oid, string(identity)).Scan(&t.key, &t.keyTypes)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return t.noKey(identity)
+	}
+	if err != nil {
+		return fmt.Errorf("look up the key of table %s: %w", t, err)
+	}
+	return nil
+}
+
+func (t *target) noKey(identity change.Identity) error {
+	name := pgx.Identifier{t.namespace, t.name}.Sanitize()
+	what := "has no primary key"
+	fix := fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (…);", name)
+	switch identity {
+	case change.IdentityFull, change.IdentityNothing:
+		what = "has no primary key and no unique index on columns that are NOT NULL"
+	case change.IdentityIndex:
+		what = "has a replica identity index that does not order rows as ORDER BY does"
+		fix = fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT; with a primary key", name)
+	}
+	return &SetupError{Problem: fmt.Sprintf("table %s %s, so equal rows cannot be told apart and it cannot be backfilled; its changes are published all the same", t, what), Fix: fix}
+}
+
+// relation describes the rows that a query for the published columns returns.
+func (t *target) relation(ctx context.Context, conn *pgx.Conn, types *typeCatalogue) (*change.Relation, error) {
+	rel := &change.Relation{OID: t.oid, Namespace: t.namespace, Name: t.name}
+	rows, err := conn.Query(ctx, `
+		SELECT a.attname::text, a.atttypid, c.relreplident::text,
+		       c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
+		       AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))
+		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+		WHERE c.oid = $1 AND n.nspname = $2 AND c.relname = $3 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+		  AND ($4 = '' OR a.attnum = ANY ($4::int2[]))
+		ORDER BY a.attnum`, t.oid, t.namespace, t.name, t.columns)
+	if err != nil {
+		return nil, fmt.Errorf("read columns: %w", err)
+	}
+	var column change.Column
+	var oid uint32
+	var oids []uint32
+	var identity string
+	_, err = pgx.ForEachRow(rows, []any{&column.Name, &oid, &identity, &column.Key}, func() error {
+		rel.Columns, oids = append(rel.Columns, column), append(oids, oid)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read columns: %w", err)
+	}
+	if len(oids) == 0 {
+		return nil, errTableGone
+	}
+	rel.Identity = change.Identity(identity[0])
+	return rel, describe(ctx, conn, types, rel, oids)
+}
+
+var errTableGone = errors.New("the table was dropped or renamed while it was read")

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/walrill/walrill/capture"
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/consumer"
+	"github.com/walrill/walrill/event"
+)
+
+// backfillStore keeps the states of backfills in the hash :backfill.
+type backfillStore struct {
+	client   redis.UniversalClient
+	pipeline string
+}
+
+// Load implements capture.BackfillStore. A state whose rows are above the watermark on top of
+// :commits speaks of rows that Redis has lost: it was written after that watermark.
+func (s *backfillStore) Load(ctx context.Context) (map[string]capture.BackfillRecord, error) {
+	fields, err := s.client.HGetAll(ctx, event.BackfillKey(s.pipeline)).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", event.BackfillKey(s.pipeline), err)
+	}
+	if len(fields) == 0 {
+		return nil, nil
+	}
+	meta, err := readMeta(ctx, s.client, s.pipeline)
+	if err != nil {
+		return nil, err
+	}
+	watermark, _, err := consumer.Watermark(ctx, s.client, s.pipeline)
+	if err != nil {
+		return nil, err
+	}
+	records := map[string]capture.BackfillRecord{}
+	for field, text := range fields {
+		table, isRequest := event.BackfillField(field)
+		record := records[table]
+		if isRequest {
+			var r event.BackfillRequest
+			err = json.Unmarshal([]byte(text), &r)
+			request := capture.BackfillRequest(r)
+			record.Request = &request
+		} else {
+			var b event.Backfill
+			err = json.Unmarshal([]byte(text), &b)
+			state := capture.BackfillState(b)
+			record.State, record.Lost = &state, lostRows(b, meta.Epoch, watermark)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read field %s of %s: %w", field, event.BackfillKey(s.pipeline), err)
+		}
+		records[table] = record
+	}
+	return records, nil
+}
+
+func lostRows(b event.Backfill, epoch uint8, watermark uint64) bool {
+	if b.LSN == "" {
+		return false
+	}
+	if b.Epoch != epoch {
+		return b.State != capture.BackfillDone // half of it would be of another history
+	}
+	lsn, err := change.ParseLSN(b.LSN)
+	return err != nil || event.Clock(b.Epoch, uint64(lsn)) > watermark
+}
+
+// Save implements capture.BackfillStore.
+func (s *backfillStore) Save(ctx context.Context, table string, state capture.BackfillState) error {
+	if state.LSN != "" {
+		meta, err := readMeta(ctx, s.client, s.pipeline)
+		if err != nil {
+			return err
+		}
+		state.Epoch = meta.Epoch
+	}
+	text, err := json.Marshal(event.Backfill(state))
+	if err != nil {
+		return err
+	}
+	if err := s.client.HSet(ctx, event.BackfillKey(s.pipeline), table, text).Err(); err != nil {
+		return fmt.Errorf("write %s: %w", event.BackfillKey(s.pipeline), err)
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/internal/harness"
+)
+
+// fillTables puts rows into the tables of the workload, with values in TOAST.
+var fillTables = []string{
+	`INSERT INTO wl_plain SELECT i, i % 7, 'row ' || i FROM generate_series(1, 2000) i`,
+	`INSERT INTO wl_pair SELECT r, i, i * 0.125 FROM generate_series(1, 400) i, unnest(ARRAY['north', 'a/b', '50%', '%2F', '/', '']) r`,
+	`INSERT INTO wl_wide (id, n, body, amount, tags) SELECT i, i, repeat('wide ' || i, 600), i / 8.0, ARRAY['a', NULL] FROM generate_series(1, 2000) i`,
+	`INSERT INTO wl_whole SELECT i, 'kind', repeat('whole ' || i, 600) FROM generate_series(1, 2000) i`,
+}
+
+// A backfill in tiny chunks while a workload changes, moves and deletes the same
+// rows and the daemon is killed at random moments. No row may be read stale, come
+// back after its delete or be missing in the end.
+func TestChaosBackfill(t *testing.T) {
+	r := newRig(t, rigOptions{backfill: fillTables})
+	r.workers.Keys, r.workers.NoTruncate = 2000, true
+	backfillChaos(r)
+}
+
+// The same with a TRUNCATE now and then.
+func TestChaosBackfillTruncate(t *testing.T) {
+	r := newRig(t, rigOptions{backfill: fillTables})
+	r.workers.Keys = 2000
+	backfillChaos(r)
+}
+
+func backfillChaos(r *rig) {
+	r.t.Helper()
+	r.flags = []string{"--backfill-chunk", "17"}
+	r.workers.Pause = 2 * time.Millisecond
+	d := r.begin()
+	kills := 0
+	for ; r.goesOn(); kills++ {
+		for range 1 + r.rand.IntN(4) {
+			r.published()
+		}
+		if err := d.Kill(); err != nil {
+			r.t.Fatal(err)
+		}
+		d = r.daemon()
+	}
+	harness.Eventually(r.t, 2*patience, "every table is backfilled", func() bool { return r.backfilled() == 4 })
+	r.t.Logf("killed %d times", kills)
+	r.finish(d)
+}
+
+// backfilled is how many tables are done.
+func (r *rig) backfilled() int {
+	r.t.Helper()
+	done := 0
+	r.askRedis(func(ctx context.Context, client *redis.Client) error {
+		fields, err := client.HGetAll(ctx, event.BackfillKey(r.pipeline.Name)).Result()
+		for _, text := range fields {
+			var b event.Backfill
+			if err := json.Unmarshal([]byte(text), &b); err != nil {
+				return err
+			}
+			if b.State == "done" {
+				done++
+			}
+		}
+		return err
+	})
+	return done
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -78,12 +79,35 @@ func adoptSource(ctx context.Context, cfg *config.Config) (capture.Info, error) 
 	if err != nil {
 		return capture.Info{}, err
 	}
-	slot, err := source.Slot(ctx)
-	switch {
-	case err != nil && !errors.Is(err, capture.ErrNoSlot):
+	if err := awaitFree(ctx, source, cfg.Source.Slot); err != nil {
 		return capture.Info{}, err
-	case slot.ActivePID != 0:
-		return capture.Info{}, fmt.Errorf("adopt: a daemon streams from slot %s (process %d of Postgres): stop it first", cfg.Source.Slot, slot.ActivePID)
 	}
 	return source.Prepare(ctx)
+}
+
+// freeTimeout is how long Postgres may take to notice that a daemon has ended.
+const freeTimeout = 3 * time.Second
+
+// awaitFree returns when nobody streams from the slot, or there is none. The
+// daemon whose error led here may have ended a moment ago.
+func awaitFree(ctx context.Context, source *capture.Source, name string) error {
+	deadline := time.Now().Add(freeTimeout)
+	for {
+		slot, err := source.Slot(ctx)
+		switch {
+		case errors.Is(err, capture.ErrNoSlot):
+			return nil
+		case err != nil:
+			return err
+		case slot.ActivePID == 0:
+			return nil
+		case time.Now().After(deadline):
+			return fmt.Errorf("adopt: a daemon streams from slot %s (process %d of Postgres): stop it first", name, slot.ActivePID)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

@@ -15,7 +15,7 @@ import (
 // over with the first message that follows CopyBothResponse.
 //
 // The server's cost of waking a sleeping reader dominates small messages, so
-// under a backlog fill lets bytes gather for a moment before it reads.
+// under a backlog gather waits for a moment before fill reads.
 type frameReader struct {
 	r      io.Reader
 	buf    []byte
@@ -41,7 +41,10 @@ const (
 	busyLevel    = 8 << 10
 	maxLevel     = 32 << 10
 
-	gatherTime = 200 * time.Microsecond
+	// What the server sends while we gather has to fit into the socket's
+	// buffer, or it waits for us. (The kernel may grant less.)
+	gatherTime   = time.Millisecond
+	socketBuffer = 1 << 20
 	// busyPatience is how long a read waits under a backlog until whoever
 	// gathers a batch is told that nothing comes.
 	busyPatience = 1500 * time.Microsecond
@@ -100,13 +103,19 @@ func (f *frameReader) frameLength() (int, error) {
 	return n, nil
 }
 
+// gather lets bytes come together when there is a backlog. It comes before the deadline of
+// the read is set: a deadline that passed meanwhile would make the read
+// fail though there is plenty to read.
+func (f *frameReader) gather() {
+	if f.busy() {
+		time.Sleep(gatherTime)
+	}
+}
+
 // fill reads once from the network. A timeout leaves everything as it was.
 func (f *frameReader) fill() error {
 	if err := f.makeRoom(); err != nil {
 		return err
-	}
-	if f.busy() {
-		time.Sleep(gatherTime)
 	}
 	n, err := f.r.Read(f.buf[f.wp:])
 	f.wp += n

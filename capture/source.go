@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -116,6 +117,14 @@ func (s *Source) connectWith(ctx context.Context, config *pgx.ConnConfig) (*pgx.
 func (s *Source) connectReplication(ctx context.Context) (*pgconn.PgConn, *frameReader, error) {
 	config := s.config.Config.Copy()
 	config.RuntimeParams["replication"] = "database"
+	dial := config.DialFunc
+	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if b, ok := c.(interface{ SetReadBuffer(int) error }); err == nil && ok {
+			err = b.SetReadBuffer(socketBuffer)
+		}
+		return c, err
+	}
 	var frames *frameReader
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 		frames = newFrameReader(r)

@@ -110,6 +110,7 @@ func (s *Stream) wait() error {
 	if err := s.beat(); err != nil {
 		return err
 	}
+	s.frames.gather()
 	if err := s.conn.Conn().SetReadDeadline(s.deadline()); err != nil {
 		return fmt.Errorf("set deadline: %w", err)
 	}

@@ -63,7 +63,9 @@ type Source struct {
 
 // Options join the parts.
 type Options struct {
-	Prepare func(context.Context) (Source, error)
+	// Prepare brings Postgres up to date. It touches nothing when it is another system than the
+	// streams come from, if that is known.
+	Prepare func(ctx context.Context, system string) (Source, error)
 	Open    func(context.Context) (Stream, error)
 	// MarkUsed notes in Postgres that the slot is streamed from; it is called once a session.
 	MarkUsed func(context.Context) error
@@ -153,7 +155,7 @@ func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 	if err := s.connect(ctx); err != nil {
 		return false, err
 	}
-	source, err := b.opts.Prepare(ctx)
+	source, err := b.opts.Prepare(ctx, s.meta.System)
 	if err != nil {
 		return false, err
 	}
@@ -163,7 +165,7 @@ func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 	}
 	if waited {
 		// Who had the slot may have gone on for days: what Prepare found is old.
-		if source, err = b.opts.Prepare(ctx); err != nil {
+		if source, err = b.opts.Prepare(ctx, s.meta.System); err != nil {
 			stream.Abort()
 			return false, err
 		}

@@ -44,7 +44,7 @@ func (s *session) connect(ctx context.Context) (err error) {
 		return err
 	}
 	s.bridge.status.attach(s.pub) // from now on it can say what it waits for
-	_, _, err = s.pub.Connect(ctx)
+	s.meta, _, err = s.pub.Connect(ctx)
 	return err
 }
 

@@ -12,7 +12,10 @@ const oldestVersion = 140000
 
 // Prepare checks that Postgres is fit, and creates the publication and the
 // slot or brings them up to date. It can be called again at any time.
-func (s *Source) Prepare(ctx context.Context) (Info, error) {
+//
+// With a system identifier that is another than this Postgres's, it touches nothing: the streams
+// come from elsewhere.
+func (s *Source) Prepare(ctx context.Context, system string) (Info, error) {
 	var info Info
 	conn, err := s.connectCancelling(ctx)
 	if err != nil {
@@ -24,6 +27,11 @@ func (s *Source) Prepare(ctx context.Context) (Info, error) {
 	}
 	if err := s.identify(ctx, &info); err != nil {
 		return info, err
+	}
+	if system != "" && system != info.SystemID {
+		return info, &SetupError{
+			Problem: fmt.Sprintf("this is another Postgres: the streams in Redis come from system %s, source.url leads to system %s", system, info.SystemID),
+			Fix:     "correct source.url, or run `walrill adopt` to let this system continue the streams in a new epoch"}
 	}
 	tables, unfit, err := s.wantedTables(ctx, conn)
 	if err = errors.Join(err, unfit); err != nil {

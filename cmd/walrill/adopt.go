@@ -82,7 +82,7 @@ func adoptSource(ctx context.Context, cfg *config.Config) (capture.Info, error) 
 	if err := awaitFree(ctx, source, cfg.Source.Slot); err != nil {
 		return capture.Info{}, err
 	}
-	return source.Prepare(ctx)
+	return source.Prepare(ctx, "") // any system will do
 }
 
 // freeTimeout is how long Postgres may take to notice that a daemon has ended.

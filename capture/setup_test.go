@@ -2,7 +2,6 @@ package capture
 
 import (
 	"errors"
-	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -44,14 +43,7 @@ func TestPrepareErrorsNameTheFix(t *testing.T) {
 	name := harness.DatabaseName(t, db)
 	harness.Exec(t, db, `CREATE TABLE t (id int PRIMARY KEY)`, `CREATE ROLE `+name+` LOGIN`, `CREATE ROLE `+name+`_r LOGIN REPLICATION`)
 	t.Cleanup(func() { harness.Exec(t, pg.URL("postgres"), `DROP ROLE `+name, `DROP ROLE `+name+`_r`) })
-	as := func(user string) string {
-		u, err := url.Parse(db)
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.User = url.User(user)
-		return u.String()
-	}
+	as := func(user string) string { return harness.As(t, db, user) }
 	for _, c := range []struct{ what, url, want string }{
 		{"no such database", pg.URL("nowhere"), "create it"},
 		{"no right to replicate", as(name), "REPLICATION"},

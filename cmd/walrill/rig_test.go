@@ -56,7 +56,8 @@ func newRig(t *testing.T, o rigOptions) *rig {
 	if r.pg == nil {
 		r.pg = harness.SharedPostgres(t, postgresVersion(t))
 	}
-	db := harness.Database(t, r.pg)
+	roles := harness.DatabaseWithRoles(t, r.pg)
+	db := roles.Admin
 	r.redis = harness.NewRedis(t, harness.RedisOptions{Config: o.redis})
 	r.pipeline = harness.Pipeline{
 		Name: harness.DatabaseName(t, db), DBURL: db, RedisURL: r.redis.URL(),
@@ -67,13 +68,13 @@ func newRig(t *testing.T, o rigOptions) *rig {
 			{Name: "audit", Partitions: 1, Tables: []string{"public.wl_plain", "public.wl_whole"}},
 		},
 	}
-	if err := harness.SetupWorkload(ctx, db); err != nil {
+	if err := harness.SetupWorkload(ctx, roles.Owner); err != nil {
 		t.Fatal(err)
 	}
 	r.workers = harness.WorkloadOptions{Seed: r.rand.Uint64(), Workers: 2, Keys: 40, Reconnect: true}
 	harness.Exec(t, db, o.backfill...)
 	r.pipeline.Backfilled = len(o.backfill) > 0
-	source, sink := db, r.redis.URL()
+	source, sink := roles.Daemon, r.redis.URL()
 	if o.source != nil {
 		source = o.source(source)
 	}

@@ -40,7 +40,7 @@ func TestScript(t *testing.T) {
 type script struct {
 	t        testing.TB
 	pg       *harness.Postgres
-	adminURL string // of the superuser, for the commands sql and catch-up
+	roles    harness.Roles // of its database
 	redis    *harness.Redis
 	programs map[string]*harness.Program
 }

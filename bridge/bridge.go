@@ -40,6 +40,8 @@ type Publisher interface {
 	SaveMeta(context.Context, event.Meta) error
 	// AddStream returns the highest position that is in any of its partitions.
 	AddStream(context.Context, *event.Stream) (event.Position, error)
+	// ClaimSchema returns the version that the catalogue has for the schema, a new one if need be.
+	ClaimSchema(context.Context, *event.Schema) (version int, err error)
 	Start(context.Context)
 	Append(*event.Event)
 	Mark(watermark uint64, t time.Time)

@@ -100,14 +100,15 @@ func (p *fakePublisher) SaveMeta(context.Context, event.Meta) error { return nil
 func (p *fakePublisher) AddStream(context.Context, *event.Stream) (event.Position, error) {
 	return event.Position{}, nil
 }
-func (p *fakePublisher) Start(context.Context)       {}
-func (p *fakePublisher) Append(*event.Event)         { p.appended++ }
-func (p *fakePublisher) Mark(w uint64, _ time.Time)  { p.marked = w }
-func (p *fakePublisher) Full() bool                  { return p.appended > 0 }
-func (p *fakePublisher) Pending() bool               { return p.appended > 0 || p.marked > p.Durable() }
-func (p *fakePublisher) Drain(context.Context) error { p.Offer(); return p.Err() }
-func (p *fakePublisher) Durable() uint64             { p.mu.Lock(); defer p.mu.Unlock(); return p.durable }
-func (p *fakePublisher) Err() error                  { p.mu.Lock(); defer p.mu.Unlock(); return p.err }
+func (p *fakePublisher) ClaimSchema(context.Context, *event.Schema) (int, error) { return 1, nil }
+func (p *fakePublisher) Start(context.Context)                                   {}
+func (p *fakePublisher) Append(*event.Event)                                     { p.appended++ }
+func (p *fakePublisher) Mark(w uint64, _ time.Time)                              { p.marked = w }
+func (p *fakePublisher) Full() bool                                              { return p.appended > 0 }
+func (p *fakePublisher) Pending() bool                                           { return p.appended > 0 || p.marked > p.Durable() }
+func (p *fakePublisher) Drain(context.Context) error                             { p.Offer(); return p.Err() }
+func (p *fakePublisher) Durable() uint64                                         { p.mu.Lock(); defer p.mu.Unlock(); return p.durable }
+func (p *fakePublisher) Err() error                                              { p.mu.Lock(); defer p.mu.Unlock(); return p.err }
 
 func (p *fakePublisher) Offer() bool {
 	p.mu.Lock()

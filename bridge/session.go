@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,7 +54,7 @@ func (s *session) connect(ctx context.Context) (err error) {
 func (s *session) start(ctx, background context.Context) error {
 	var err error
 	var watermark uint64
-	if err := s.meanwhile(func() (err error) { s.meta, watermark, err = s.pub.Connect(ctx); return err }); err != nil {
+	if err := s.meanwhile(ctx, func(ctx context.Context) (err error) { s.meta, watermark, err = s.pub.Connect(ctx); return err }); err != nil {
 		return err
 	}
 	s.source.SlotUsed = s.source.SlotUsed || s.bridge.begun
@@ -92,7 +93,7 @@ func (s *session) start(ctx, background context.Context) error {
 		return err
 	}
 	s.bridge.begun = true
-	if err := s.meanwhile(func() error { return s.bridge.opts.MarkUsed(ctx) }); err != nil {
+	if err := s.meanwhile(ctx, s.bridge.opts.MarkUsed); err != nil {
 		return err
 	}
 	s.bridge.status.enter(StateStreaming, nil)
@@ -101,7 +102,7 @@ func (s *session) start(ctx, background context.Context) error {
 }
 
 func (s *session) saveMeta(ctx context.Context) error {
-	return s.meanwhile(func() error { return s.pub.SaveMeta(ctx, s.meta) })
+	return s.meanwhile(ctx, func(ctx context.Context) error { return s.pub.SaveMeta(ctx, s.meta) })
 }
 
 // baseline writes the watermark from which on the streams are complete. That
@@ -156,7 +157,7 @@ func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
 			"  fix: set partitions back to %d, or use a new stream name", stream.Name, n, len(stream.Keys), n)
 	}
 	var top event.Position
-	if err := s.meanwhile(func() (err error) { top, err = s.pub.AddStream(ctx, stream); return err }); err != nil {
+	if err := s.meanwhile(ctx, func(ctx context.Context) (err error) { top, err = s.pub.AddStream(ctx, stream); return err }); err != nil {
 		return err
 	}
 	if epoch, _ := event.SplitClock(top.Commit); !ours && !top.IsZero() && epoch == s.meta.Epoch {
@@ -176,20 +177,24 @@ func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
 }
 
 // meanwhile runs something that may take long and keeps the replication
-// connection alive.
-func (s *session) meanwhile(do func() error) error {
+// connection alive; when that is not possible, because Postgres shuts down, it is broken off.
+func (s *session) meanwhile(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- do() }()
+	go func() { done <- do(ctx) }()
 	ticker := time.NewTicker(beat)
 	defer ticker.Stop()
 	var beatErr error
 	for {
 		select {
 		case err := <-done:
-			return errors.Join(err, beatErr)
+			return cmp.Or(beatErr, err)
 		case <-ticker.C:
 			if beatErr == nil {
-				beatErr = s.stream.Beat()
+				if beatErr = s.stream.Beat(); beatErr != nil {
+					cancel()
+				}
 			}
 		}
 	}
@@ -214,7 +219,7 @@ func (s *session) run(ctx context.Context) error {
 	defer stop()
 	defer s.refresh(ctx)()
 	for ctx.Err() == nil {
-		if err := s.step(ctx); err != nil {
+		if err := s.step(ctx); err != nil && (ctx.Err() == nil || !errors.Is(err, context.Canceled)) {
 			return err
 		}
 	}
@@ -269,13 +274,36 @@ func (s *session) change(ctx context.Context, c *change.Change) error {
 	}
 	s.seen.changes++
 	for i := range events {
-		if !s.known[events[i].Stream] {
-			if err := s.newStream(ctx, events[i].Stream); err != nil {
+		e := &events[i]
+		if !s.known[e.Stream] {
+			if err := s.newStream(ctx, e.Stream); err != nil {
 				return err
 			}
 		}
-		s.pub.Append(&events[i])
+		if e.Schema == 0 && e.Shape != nil {
+			if err := s.giveVersion(ctx, e); err != nil {
+				return err
+			}
+		}
+		s.pub.Append(e)
 	}
+	return nil
+}
+
+// giveVersion is for an event whose schema first shows itself: it has its version before any
+// event with it is published. The mapper writes it into the events that follow.
+func (s *session) giveVersion(ctx context.Context, e *event.Event) error {
+	if e.Shape.Version == 0 {
+		e.Shape.Since = e.Position.LSN()
+		err := s.meanwhile(ctx, func(ctx context.Context) (err error) {
+			e.Shape.Version, err = s.pub.ClaimSchema(ctx, e.Shape)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	e.Schema = e.Shape.Version
 	return nil
 }
 
@@ -351,7 +379,7 @@ func (s *session) drain() error {
 	s.bridge.status.enter(StateStopping, nil)
 	ctx, cancel := context.WithTimeout(context.Background(), s.bridge.opts.StopTimeout)
 	defer cancel()
-	if err := s.meanwhile(func() error { return s.pub.Drain(ctx) }); err != nil {
+	if err := s.meanwhile(ctx, s.pub.Drain); err != nil {
 		return fmt.Errorf("stop: Redis did not take everything within %s; nothing is lost, the next start sends it: %w", s.bridge.opts.StopTimeout, err)
 	}
 	return s.confirm()

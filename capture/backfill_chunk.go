@@ -2,6 +2,7 @@ package capture
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"github.com/walrill/walrill/change"
 )
@@ -72,12 +73,12 @@ func sameShape(a, b *change.Relation) bool {
 	if a == b {
 		return true
 	}
-	if a.OID != b.OID || a.Namespace != b.Namespace || a.Name != b.Name || a.Identity != b.Identity || len(a.Columns) != len(b.Columns) {
+	if a.OID != b.OID || a.Namespace != b.Namespace || a.Name != b.Name || a.Identity != b.Identity || !slices.Equal(a.PrimaryKey, b.PrimaryKey) || len(a.Columns) != len(b.Columns) {
 		return false
 	}
 	for i := range a.Columns {
 		x, y := &a.Columns[i], &b.Columns[i]
-		if x.Name != y.Name || x.Key != y.Key || x.Type.OID != y.Type.OID {
+		if x.Name != y.Name || x.Key != y.Key || x.Type.OID != y.Type.OID || x.TypeName != y.TypeName {
 			return false
 		}
 	}

@@ -134,10 +134,10 @@ func (t *target) noKey(identity change.Identity) error {
 }
 
 // relation describes the rows that a query for the published columns returns.
-func (t *target) relation(ctx context.Context, conn *pgx.Conn, types *typeCatalogue) (*change.Relation, error) {
+func (t *target) relation(ctx context.Context, conn *pgx.Conn, catalogue *typeCatalogue) (*change.Relation, error) {
 	rel := &change.Relation{OID: t.oid, Namespace: t.namespace, Name: t.name}
 	rows, err := conn.Query(ctx, `
-		SELECT a.attname::text, a.atttypid, c.relreplident::text,
+		SELECT a.attname::text, a.atttypid, a.atttypmod, c.relreplident::text,
 		       c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
 		       AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
@@ -148,21 +148,21 @@ func (t *target) relation(ctx context.Context, conn *pgx.Conn, types *typeCatalo
 		return nil, fmt.Errorf("read columns: %w", err)
 	}
 	var column change.Column
-	var oid uint32
-	var oids []uint32
+	var typ columnType
+	var types []columnType
 	var identity string
-	_, err = pgx.ForEachRow(rows, []any{&column.Name, &oid, &identity, &column.Key}, func() error {
-		rel.Columns, oids = append(rel.Columns, column), append(oids, oid)
+	_, err = pgx.ForEachRow(rows, []any{&column.Name, &typ.oid, &typ.modifier, &identity, &column.Key}, func() error {
+		rel.Columns, types = append(rel.Columns, column), append(types, typ)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read columns: %w", err)
 	}
-	if len(oids) == 0 {
+	if len(types) == 0 {
 		return nil, errTableGone
 	}
 	rel.Identity = change.Identity(identity[0])
-	return rel, describe(ctx, conn, types, rel, oids)
+	return rel, describe(ctx, conn, catalogue, rel, types)
 }
 
 var errTableGone = errors.New("the table was dropped or renamed while it was read")

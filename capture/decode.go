@@ -14,7 +14,7 @@ import (
 // describe, which completes a new relation from the system catalogue.
 type decoder struct {
 	relations map[uint32]*change.Relation
-	describe  func(rel *change.Relation, types []uint32) error
+	describe  func(rel *change.Relation, types []columnType) error
 	tx        change.Tx
 	inTx      bool
 
@@ -23,7 +23,7 @@ type decoder struct {
 	old     []change.Value  // reused
 }
 
-func newDecoder(describe func(*change.Relation, []uint32) error) *decoder {
+func newDecoder(describe func(*change.Relation, []columnType) error) *decoder {
 	return &decoder{relations: map[uint32]*change.Relation{}, describe: describe}
 }
 
@@ -95,12 +95,11 @@ func (d *decoder) relation(r *reader) error {
 		rel.Namespace = "pg_catalog" // pgoutput sends the empty name for it
 	}
 	n := int(r.uint16())
-	types := make([]uint32, 0, min(n, 1600))
+	types := make([]columnType, 0, min(n, 1600))
 	for range n {
 		key := r.byte()&1 != 0
 		rel.Columns = append(rel.Columns, change.Column{Key: key, Name: r.string()})
-		types = append(types, r.uint32())
-		r.skip(4) // type modifier
+		types = append(types, columnType{oid: r.uint32(), modifier: int32(r.uint32())})
 		if r.err != nil {
 			return r.err
 		}

@@ -107,9 +107,9 @@ func readHex(t testing.TB, path string) [][]byte {
 }
 
 // noTypes stands in for the catalogue.
-func noTypes(rel *change.Relation, oids []uint32) error {
-	for i, oid := range oids {
-		rel.Columns[i].Type = &change.Type{OID: oid}
+func noTypes(rel *change.Relation, columns []columnType) error {
+	for i, c := range columns {
+		rel.Columns[i].Type = &change.Type{OID: c.oid}
 	}
 	return nil
 }

@@ -166,8 +166,8 @@ func (s *Source) start(ctx context.Context, stream *Stream) (err error) {
 	}
 	stream.ledger = ledger{interval: interval, window: s.opts.ReplayWindow, at: time.Now()}
 	types := newTypeCatalogue()
-	stream.decoder = newDecoder(func(rel *change.Relation, oids []uint32) error {
-		return describe(ctx, stream.catalog, types, rel, oids)
+	stream.decoder = newDecoder(func(rel *change.Relation, columns []columnType) error {
+		return describe(ctx, stream.catalog, types, rel, columns)
 	})
 	if stream.conn, stream.frames, err = s.connectReplication(ctx); err != nil {
 		return err

@@ -116,12 +116,20 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 
 // describe completes a relation that the stream announced: its columns' types, and its
 // primary key, which is not in the message under REPLICA IDENTITY FULL.
-func describe(ctx context.Context, conn *pgx.Conn, types *typeCatalogue, rel *change.Relation, oids []uint32) error {
+func describe(ctx context.Context, conn *pgx.Conn, types *typeCatalogue, rel *change.Relation, columns []columnType) error {
+	oids, modifiers := make([]uint32, len(columns)), make([]int32, len(columns))
+	for i, c := range columns {
+		oids[i], modifiers[i] = c.oid, c.modifier
+	}
 	if err := types.resolve(ctx, conn, oids); err != nil {
 		return err
 	}
+	names, err := typeNames(ctx, conn, oids, modifiers)
+	if err != nil {
+		return err
+	}
 	for i, oid := range oids {
-		rel.Columns[i].Type = types.lookup(oid)
+		rel.Columns[i].Type, rel.Columns[i].TypeName = types.lookup(oid), names[i]
 	}
 	rows, err := conn.Query(ctx, `
 		SELECT a.attname::text FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
@@ -130,15 +138,15 @@ func describe(ctx context.Context, conn *pgx.Conn, types *typeCatalogue, rel *ch
 	if err != nil {
 		return fmt.Errorf("read primary key: %w", err)
 	}
-	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	key, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return fmt.Errorf("read primary key: %w", err)
 	}
-	for _, name := range names {
+	for _, name := range key {
 		if rel.Column(name) < 0 {
 			return nil // not all of it is published: no key to go by
 		}
 	}
-	rel.PrimaryKey = names
+	rel.PrimaryKey = key
 	return nil
 }

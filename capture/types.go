@@ -32,6 +32,35 @@ func (c *typeCatalogue) lookup(oid uint32) *change.Type {
 	return &change.Type{OID: oid, Name: fmt.Sprintf("type %d", oid), Shape: change.ShapeText}
 }
 
+// columnType is a column's type as a Relation message has it.
+type columnType struct {
+	oid      uint32
+	modifier int32 // such as a length; -1 for none
+}
+
+// namesSQL writes types as columns are declared with them, the same under every search_path.
+const namesSQL = `
+SELECT coalesce(CASE WHEN pg_catalog.pg_type_is_visible(base.oid) AND base.typnamespace <> 'pg_catalog'::pg_catalog.regnamespace
+	THEN pg_catalog.quote_ident(n.nspname) || '.' ELSE '' END || pg_catalog.format_type(t.oid, c.modifier), 'type ' || c.oid)
+FROM unnest($1::oid[], $2::int4[]) WITH ORDINALITY c (oid, modifier, place)
+LEFT JOIN pg_catalog.pg_type t ON t.oid = c.oid
+LEFT JOIN pg_catalog.pg_type base ON base.oid = CASE WHEN t.typsubscript = 'pg_catalog.array_subscript_handler'::pg_catalog.regproc
+	THEN t.typelem ELSE t.oid END
+LEFT JOIN pg_catalog.pg_namespace n ON n.oid = base.typnamespace
+ORDER BY c.place`
+
+func typeNames(ctx context.Context, conn *pgx.Conn, oids []uint32, modifiers []int32) ([]string, error) {
+	rows, err := conn.Query(ctx, namesSQL, pgx.QueryExecModeExec, oids, modifiers)
+	if err != nil {
+		return nil, fmt.Errorf("read names of types: %w", err)
+	}
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("read names of types: %w", err)
+	}
+	return names, nil
+}
+
 // typeRow is a row of pg_type as far as it matters here.
 type typeRow struct {
 	OID        uint32

@@ -502,6 +502,38 @@ func TestTypeCatalogue(t *testing.T) {
 	}
 }
 
+// A column's type is called the same whatever the search path is.
+func TestTypeNames(t *testing.T) {
+	o := newOracle(t)
+	o.exec(t, `CREATE SCHEMA "My"`, `CREATE TYPE "My".mood AS ENUM ('ok')`, `CREATE TYPE "The Mood" AS ENUM ('ok')`, `CREATE DOMAIN price AS numeric(10,2)`,
+		`CREATE TABLE n (a int, b varchar(7), c numeric(10,2)[], d "My".mood, e "My".mood[], f "The Mood", g price, h timestamptz(3), i text, j bit(3), k "char")`)
+	want := []string{"integer", "character varying(7)", "numeric(10,2)[]", `"My".mood`, `"My".mood[]`, `public."The Mood"`, "public.price",
+		"timestamp(3) with time zone", "text", "bit(3)", `"char"`, "type 4000000000"}
+	for _, path := range []string{`public`, `"My", public`, `pg_catalog`} {
+		o.exec(t, `SET search_path = `+path)
+		rows, err := o.conn.Query(t.Context(), `SELECT atttypid, atttypmod FROM pg_attribute WHERE attrelid = 'public.n'::regclass AND attnum > 0 ORDER BY attnum`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var oids []uint32
+		var modifiers []int32
+		var typ columnType
+		if _, err := pgx.ForEachRow(rows, []any{&typ.oid, &typ.modifier}, func() error {
+			oids, modifiers = append(oids, typ.oid), append(modifiers, typ.modifier)
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		names, err := typeNames(t.Context(), o.conn, append(oids, 4_000_000_000), append(modifiers, -1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, names); diff != "" {
+			t.Errorf("search path %s: %s", path, diff)
+		}
+	}
+}
+
 func (o *oracle) value(t *testing.T, sql string) string {
 	t.Helper()
 	results, err := o.conn.PgConn().Exec(t.Context(), sql).ReadAll()

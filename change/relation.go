@@ -27,9 +27,10 @@ type Relation struct {
 // Column is one published column. Key says that it is part of the replica
 // identity; under REPLICA IDENTITY FULL every column is.
 type Column struct {
-	Name string
-	Type *Type
-	Key  bool
+	Name     string
+	Type     *Type
+	TypeName string // as it is declared, with its modifier: numeric(10,2)
+	Key      bool
 }
 
 // String is the qualified name, such as public.orders.

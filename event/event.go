@@ -22,6 +22,8 @@ type Event struct {
 	Tx        uint32
 	Seq       uint64 // the partition's contiguous counter; set when the event is published
 	Schema    int    // version of the data's schema in the catalogue; 0 when there is none
+	// Shape is the schema that Schema is the version of. Until it was given one, both are 0. Events read back have none.
+	Shape     *Schema
 	Data      []byte // JSON object
 	Old       []byte // JSON object or empty
 	Unchanged []byte // JSON array or empty

@@ -16,4 +16,7 @@ func CommitsKey(pipeline string) string { return controlKey(pipeline, "commits")
 // writes, a Backfill, and one that commands write, a BackfillRequest.
 func BackfillKey(pipeline string) string { return controlKey(pipeline, "backfill") }
 
+// CatalogueKey is the hash of schemas: for each version a field, see Schema.Field, with its Schema as JSON.
+func CatalogueKey(pipeline string) string { return controlKey(pipeline, "catalogue") }
+
 func controlKey(pipeline, what string) string { return "walrill:{" + pipeline + "}:" + what }

@@ -26,6 +26,7 @@ const (
 	metaBaseline   = "baseline"
 	metaHTTP       = "http"
 	metaPartitions = "partitions:" // and the stream's name
+	metaSchema     = "schema:"     // and stream and table; see Schema.HighestField
 )
 
 // PartitionsField is the field of the hash that holds how many partitions a stream has.

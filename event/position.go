@@ -52,8 +52,13 @@ func (p Position) AppendID(dst []byte) []byte {
 // String prints the position for people: 0/16B3748:3, and with the epoch in
 // front when there is one: 1@0/16B3748:3.
 func (p Position) String() string {
+	return fmt.Sprintf("%s:%d", p.LSN(), p.Ordinal)
+}
+
+// LSN is the position without its ordinal, for people: 0/16B3748, or 1@0/16B3748.
+func (p Position) LSN() string {
 	epoch, lsn := SplitClock(p.Commit)
-	s := fmt.Sprintf("%X/%X:%d", uint32(lsn>>32), uint32(lsn), p.Ordinal)
+	s := fmt.Sprintf("%X/%X", uint32(lsn>>32), uint32(lsn))
 	if epoch > 0 {
 		s = fmt.Sprintf("%d@%s", epoch, s)
 	}

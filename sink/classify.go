@@ -40,7 +40,7 @@ func (p permanent) Unwrap() error { return p.error }
 func fatal(err error) bool {
 	var lost ErrTailLost
 	var diverged ErrDiverged
-	return errors.As(err, &lost) || errors.As(err, &diverged)
+	return errors.As(err, &lost) || errors.As(err, &diverged) || errors.Is(err, errCatalogueChanged)
 }
 
 // kindOf classifies an error that is retried.
@@ -56,7 +56,7 @@ func kindOf(err error) kind {
 		return replyKind(string(reply))
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return kindTimeout
-	case errors.Is(err, errProtocol):
+	case errors.Is(err, errProtocol), errors.Is(err, errCatalogueRace):
 		return kindOther
 	}
 	return kindConnection

@@ -2,7 +2,7 @@
 // whatever Redis does meanwhile.
 //
 // It owns the connections to Redis, the batches, what is retried and when, and
-// the control keys :meta and :commits. It must not know where events come from,
+// the control keys :meta, :catalogue and :commits. It must not know where events come from,
 // how a row became one, or what Postgres has been told: it reports a watermark
 // (Durable) and the caller confirms it.
 //
@@ -53,7 +53,7 @@ type Options struct {
 	// redis+cluster://h1:p1,h2:p2 (rediss+… with TLS), with the query parameters of go-redis's
 	// ParseURL; parseURL lists the others.
 	//
-	// Its user needs +xadd +xinfo|stream +xrevrange +multi +exec +hset +hgetall on the streams and on
+	// Its user needs +xadd +xinfo|stream +xrevrange +multi +exec +watch +hset +hgetall on the streams and on
 	// walrill:{<pipeline>}:*; for a name in CLIENT LIST +client|setname, in a
 	// Cluster +cluster|slots, with Durability +wait (or +waitaof and +info)
 	// +xgroup|create +xgroup|destroy.
@@ -89,6 +89,8 @@ type Publisher struct {
 	marked   uint64 // highest watermark of Mark
 	appended uint64 // entries since New, for :commits
 	epoch    uint8  // of :meta
+	// catalogue is :catalogue as last read.
+	catalogue []event.Schema
 
 	// Between the two.
 	work     chan *batch   // capacity 1; a batch is handed over only when nothing is in flight
@@ -102,8 +104,9 @@ type Publisher struct {
 	marks    markSlot
 
 	mu         sync.Mutex
-	parts      []*partition // all known; guarded by mu
-	generation uint64       // of parts; guarded by mu
+	parts      []*partition    // all known; guarded by mu
+	generation uint64          // of parts; guarded by mu
+	schemas    []*event.Schema // that entries are published with; guarded by mu, the elements never change
 
 	// The publisher goroutine's.
 	session session

@@ -157,7 +157,7 @@ func (p *Publisher) verify(ctx context.Context, parts []*partition) error {
 	if watermarkLost {
 		p.marks.restore()
 	}
-	return nil
+	return p.restore(ctx)
 }
 
 // tailLost sums losses up. One server replicates in order, so there :commits

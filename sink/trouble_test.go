@@ -244,7 +244,7 @@ func TestLeastRights(t *testing.T) {
 	c := client(t, r.URL())
 	ctx := t.Context()
 	err := c.Do(ctx, "ACL", "SETUSER", "cdc", "on", ">pw", "~orders*", "~walrill:{shop}:*",
-		"+xadd", "+xinfo|stream", "+xrevrange", "+exec", "+hset", "+hgetall", "+client|setname").Err()
+		"+xadd", "+xinfo|stream", "+xrevrange", "+exec", "+watch", "+hset", "+hgetall", "+client|setname").Err()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -262,6 +262,9 @@ func TestLeastRights(t *testing.T) {
 	l := start(t, Options{URL: "redis://cdc:pw@" + r.Addr()}, s.stream)
 	if err := l.p.SaveMeta(ctx, event.Meta{System: "1"}); err != nil {
 		t.Fatal(err)
+	}
+	if v, err := l.p.ClaimSchema(ctx, &event.Schema{Stream: "orders", Table: "public.orders"}); v != 1 || err != nil {
+		t.Errorf("schema version %d, %v", v, err)
 	}
 	l.play(s, 0, len(s.events))
 	l.settle()

@@ -11,12 +11,12 @@ import (
 func accountsRelation(identity change.Identity) *change.Relation {
 	return &change.Relation{OID: 1, Namespace: "public", Name: "accounts", Identity: identity, PrimaryKey: []string{"id"},
 		Columns: []change.Column{
-			{Name: "id", Key: true, Type: typeInt8},
-			{Name: "owner", Type: typeText},
-			{Name: "balance", Type: typeNumeric},
-			{Name: "status", Type: typeText},
-			{Name: "updated_at", Type: typeTimestampTZ},
-			{Name: "note", Type: typeText},
+			{Name: "id", Key: true, Type: typeInt8, TypeName: "bigint"},
+			{Name: "owner", Type: typeText, TypeName: "text"},
+			{Name: "balance", Type: typeNumeric, TypeName: "numeric(12,2)"},
+			{Name: "status", Type: typeText, TypeName: "text"},
+			{Name: "updated_at", Type: typeTimestampTZ, TypeName: "timestamp with time zone"},
+			{Name: "note", Type: typeText, TypeName: "text"},
 		}}
 }
 

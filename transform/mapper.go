@@ -238,6 +238,8 @@ func (m *Mapper) emit(t *table, r *route, typ string, op change.Op, key []byte) 
 		Table:     t.name,
 		Time:      m.time,
 		Tx:        m.xid,
+		Schema:    r.schema.Version,
+		Shape:     r.schema,
 	})
 	return &m.events[len(m.events)-1]
 }

@@ -72,12 +72,73 @@ func TestEventIsComplete(t *testing.T) {
 		Stream: stream, Partition: stream.Partition([]byte("1")), Position: event.Position{Commit: 3<<56 | 0x16B3748, Ordinal: 1},
 		Type: "accounts.created", Key: []byte("1"), Op: 'c', Table: "public.accounts", Time: when, Tx: 731,
 		Data: []byte(`{"id":1,"owner":"ada","balance":9.50,"status":"active","updated_at":"2026-11-03T14:25:36+00:00","note":"x"}`),
+		Shape: &event.Schema{Stream: "accounts", Table: "public.accounts", Key: []string{"id"}, Columns: []event.SchemaColumn{
+			{Name: "id", Type: "bigint", JSON: "integer"},
+			{Name: "owner", Type: "text", JSON: "string"},
+			{Name: "balance", Type: "numeric(12,2)", JSON: "number"},
+			{Name: "status", Type: "text", JSON: "string"},
+			{Name: "updated_at", Type: "timestamp with time zone", JSON: "string"},
+			{Name: "note", Type: "text", JSON: "string"},
+		}},
 	}}
 	for i := range events { // empty and nil are the same to who reads them
 		events[i].Unchanged = slices.Clip(append([]byte(nil), events[i].Unchanged...))
 	}
 	if diff := cmp.Diff(want, events); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+// Once a schema has its version, every event says it: of rows, of rows that lack
+// columns, and of truncates.
+func TestEventsHaveTheirSchema(t *testing.T) {
+	m := newMapper(t, oneStream("accounts", 2, "public.accounts"), StreamMapping{Name: "copies", Tables: []TableMapping{{Pattern: "public.accounts", Key: []string{"owner", "id"}}}})
+	rel := accountsRelation(change.IdentityFull)
+	row := texts("1", "ada", "9.50", "active", "2026-11-03 14:25:36+00", "x")
+	mapped := func(c *change.Change) []event.Event {
+		c.Relation = rel
+		events, err := m.Map(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return events
+	}
+	first := mapped(&change.Change{Op: change.Insert, New: row})
+	if len(first) != 2 || first[0].Schema != 0 || first[0].Shape == first[1].Shape {
+		t.Fatalf("before: %+v", first)
+	}
+	if key := first[1].Shape.Key; !slices.Equal(key, []string{"owner", "id"}) {
+		t.Errorf("the key of copies is %q", key)
+	}
+	first[0].Shape.Version, first[1].Shape.Version = 3, 1
+	moved := texts("2", "ada", "9.50", "active", "2026-11-03 14:25:36+00", "x")
+	n := 0
+	for _, c := range []change.Change{{Op: change.Insert, New: row}, {Op: change.Read, New: row}, {Op: change.Delete, Old: row},
+		{Op: change.Update, New: row, Old: row}, {Op: change.Update, New: moved, Old: row}, {Op: change.Truncate}} {
+		for _, e := range mapped(&c) {
+			if want := map[string]int{"accounts": 3, "copies": 1}[e.Stream.Name]; e.Schema != want {
+				t.Errorf("op %c in stream %s has schema %d, want %d", e.Op, e.Stream.Name, e.Schema, want)
+			}
+			n++
+		}
+	}
+	if n != 4*2+4+3 {
+		t.Errorf("%d events", n)
+	}
+}
+
+func TestJSONKind(t *testing.T) {
+	for _, c := range []struct {
+		typ  *change.Type
+		kind string
+	}{
+		{typeInt8, "integer"}, {typeNumeric, "number"}, {typeText, "string"}, {typeTimestampTZ, "string"}, {typeJSON, "any"},
+		{arrayOf(typeInt4), "array"}, {compositeOf("address"), "object"}, {&change.Type{OID: 16, Shape: change.ShapeBool}, "boolean"},
+		{&change.Type{OID: 22, Shape: change.ShapeVector}, "array"}, {nil, "string"},
+	} {
+		if kind := jsonKind(c.typ); kind != c.kind {
+			t.Errorf("%+v is %s, want %s", c.typ, kind, c.kind)
+		}
 	}
 }
 

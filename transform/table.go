@@ -27,6 +27,7 @@ type column struct {
 type route struct {
 	stream *event.Stream
 	key    []int // columns, in the key's order
+	schema *event.Schema
 	doubt  error // why the key of an update or delete may not be known; nil when it is
 	where  string
 }
@@ -40,6 +41,11 @@ func newTable(rel *change.Relation, routes []route) *table {
 	for _, c := range rel.Columns {
 		m := newMember(c.Name, c.Type)
 		t.columns = append(t.columns, column{m, m.name[:len(m.name)-1]})
+	}
+	columns := schemaColumns(rel)
+	for i := range routes {
+		r := &routes[i]
+		r.schema = &event.Schema{Stream: r.stream.Name, Table: t.name, Key: append([]string{}, columnNames(rel, r.key)...), Columns: columns}
 	}
 	return t
 }

@@ -106,6 +106,7 @@ type Verification struct {
 //     the first half of its entries' IDs and 1, 2, 3 … as the second, over all
 //     streams together;
 //   - its entries say what it did: operations, keys and the value of each column;
+//   - the catalogue has each entry's schema, and that names the entry's columns;
 //   - applying the entries one by one gives the tables.
 //
 // The error says what differs, the first few of each kind.
@@ -133,6 +134,9 @@ func (v *verifier) run(ctx context.Context, history []OracleTx) error {
 		return fmt.Errorf("read the streams: %w", err)
 	}
 	v.seen.Entries = len(entries)
+	if err := v.checkSchemas(ctx, entries); err != nil {
+		return fmt.Errorf("read the schemas: %w", err)
+	}
 	if v.tables, err = readShapes(ctx, v.pipeline); err != nil {
 		return fmt.Errorf("read the catalogue: %w", err)
 	}

@@ -47,6 +47,7 @@ type streamEntry struct {
 	typ, key, op, table string
 	tx                  uint32
 	seq                 uint64
+	schema              string
 	data, old           map[string]any // decoded by decodeJSON; nil when absent
 	unchanged           []string       // sorted
 }
@@ -114,7 +115,7 @@ func (e *streamEntry) fill(fields map[string]string) error {
 	e.typ, e.key, e.op, e.table = fields["type"], fields["key"], fields["op"], fields["table"]
 	tx, err1 := strconv.ParseUint(fields["tx"], 10, 32)
 	seq, err2 := strconv.ParseUint(fields["seq"], 10, 64)
-	e.tx, e.seq = uint32(tx), seq
+	e.tx, e.seq, e.schema = uint32(tx), seq, fields["schema"]
 	var err3, err4, err5 error
 	if text, ok := fields["data"]; ok {
 		e.data, err3 = decodeObject([]byte(text))

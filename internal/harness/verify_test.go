@@ -35,7 +35,7 @@ func verified(t *testing.T, pg *Postgres) (db string, history []OracleTx, right 
 	add := func(tx, ordinal int, key string, op, typ, partition, data string, more ...string) {
 		seqs[partition]++
 		fields := []string{"type", "t." + typ, "key", key, "op", op, "table", "public.t", "time", "2026-01-01T00:00:00.000000Z",
-			"tx", fmt.Sprint(history[tx].XID), "seq", fmt.Sprint(seqs[partition]), "data", data}
+			"tx", fmt.Sprint(history[tx].XID), "seq", fmt.Sprint(seqs[partition]), "schema", "1", "data", data}
 		right = append(right, entry{partition, history[tx].FloorLSN, ordinal, append(fields, more...)})
 	}
 	body := strings.Repeat("x", 9000)
@@ -89,6 +89,9 @@ func TestVerifyFindsWhatIsWrong(t *testing.T) {
 			e[4].fields = append(e[4].fields, "old", `{"n":null}`)
 			return e
 		}, "old: it is there"},
+		{"another schema", set(4, "schema", "3"), `has schema "3", which the catalogue does not have`},
+		{"a schema of other columns", set(4, "schema", "2"), "has column n, its schema 2 does not"},
+		{"fewer columns than its schema", set(4, "data", `{"id":2,"n":7}`), "has 2 columns, its schema 1 has 3"},
 		{"fields out of order", func(e []entry) []entry {
 			e[0].fields = append(e[0].fields[2:], e[0].fields[:2]...)
 			return e
@@ -125,6 +128,10 @@ func publish(t *testing.T, server *Redis, entries []entry) {
 	defer client.Close()
 	_, err := client.TxPipelined(context.Background(), func(pipe redis.Pipeliner) error {
 		pipe.FlushAll(context.Background())
+		for version, columns := range []string{`{"name":"id"},{"name":"n"},{"name":"body"}`, `{"name":"id"},{"name":"body"}`} {
+			text := fmt.Sprintf(`{"stream":"s","table":"public.t","version":%d,"columns":[%s]}`, version+1, columns)
+			pipe.HSet(context.Background(), "walrill:{p}:catalogue", fmt.Sprintf("s/public.t/%d", version+1), text)
+		}
 		for _, e := range entries {
 			pipe.XAdd(context.Background(), &redis.XAddArgs{Stream: e.key, ID: fmt.Sprintf("%d-%d", e.commit, e.ordinal), Values: e.fields})
 		}

@@ -1,0 +1,189 @@
+package sink
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/walrill/walrill/event"
+)
+
+// ClaimSchema returns the version that a schema has in the catalogue, where it is for good from then on: that of
+// one that describes the same, the next number otherwise. Its own Version is ignored.
+// It comes after Connect and tries until ctx ends, so it blocks while Redis is away.
+func (p *Publisher) ClaimSchema(ctx context.Context, s *event.Schema) (version int, err error) {
+	for i := range p.catalogue {
+		if p.catalogue[i].Describes(s) {
+			p.use(p.catalogue[i])
+			return p.catalogue[i].Version, nil
+		}
+	}
+	var claim event.Schema
+	err = p.insist(ctx, "claim a schema version for table "+s.Table, func(l *link) error {
+		c, err := l.to(ctx, p.session.commits.slot)
+		if err != nil {
+			return err
+		}
+		claim = *s
+		claim.Version = 0
+		p.catalogue, err = enter(c, p.o.Pipeline, []*event.Schema{&claim})
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	if claim.Version > 1 {
+		p.o.Log.Info("schema", "stream", s.Stream, "table", s.Table, "version", claim.Version)
+	}
+	p.use(claim)
+	return claim.Version, nil
+}
+
+// use notes that entries with this schema are published, so that a new connection sees to it
+// that the catalogue has it.
+func (p *Publisher) use(s event.Schema) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	same := func(o *event.Schema) bool {
+		return o.Version == s.Version && o.Stream == s.Stream && o.Table == s.Table
+	}
+	if !slices.ContainsFunc(p.schemas, same) {
+		p.schemas = append(p.schemas, &s)
+	}
+}
+
+// restore puts back what a Redis that went back in time has lost of the catalogue, before anything
+// is published to it.
+func (p *Publisher) restore(ctx context.Context) error {
+	p.mu.Lock()
+	schemas := p.schemas
+	p.mu.Unlock()
+	if len(schemas) == 0 {
+		return nil
+	}
+	c, err := p.session.link.to(ctx, p.session.commits.slot)
+	if err != nil {
+		return err
+	}
+	_, err = enter(c, p.o.Pipeline, schemas)
+	return err
+}
+
+var (
+	errCatalogueRace    = errors.New("the catalogue was written at the same time")
+	errCatalogueChanged = errors.New("the catalogue has another schema under a version that entries were published with")
+)
+
+// enter sees to it that the catalogue has these schemas, and gives those without a version
+// one. It returns the catalogue as it is then. One transaction does it all, or nothing: somebody
+// else may be at it.
+func enter(c *conn, pipeline string, schemas []*event.Schema) ([]event.Schema, error) {
+	key, meta := event.CatalogueKey(pipeline), event.MetaKey(pipeline)
+	replies, err := c.pipeline([][]string{{"WATCH", key}, {"HGETALL", key}, {"HGETALL", meta}})
+	if err != nil {
+		return nil, err
+	}
+	for _, reply := range replies {
+		if e, bad := reply.(replyError); bad {
+			return nil, fmt.Errorf("read %s: %w", key, e)
+		}
+	}
+	known, err := parseCatalogue(key, asMap(replies[1]))
+	if err != nil {
+		return nil, err
+	}
+	transaction := [][]string{{"MULTI"}}
+	for _, s := range schemas {
+		highest, found, err := look(known, asMap(replies[2]), s)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			continue
+		}
+		if s.Version == 0 {
+			s.Version = highest + 1
+		}
+		text, err := marshal(s)
+		if err != nil {
+			return nil, err
+		}
+		known = append(known, *s)
+		transaction = append(transaction, []string{"HSET", key, s.Field(), text},
+			[]string{"HSET", meta, s.HighestField(), strconv.Itoa(max(highest, s.Version))})
+	}
+	replies, err = c.pipeline(append(transaction, []string{"EXEC"})) // even if empty: it ends the WATCH
+	if err != nil {
+		return nil, err
+	}
+	return known, executed(key, replies)
+}
+
+// look looks for a schema. It gives one without a version that of one that describes the same, and
+// returns the highest version that was ever given for its table.
+func look(known []event.Schema, meta map[string]any, s *event.Schema) (highest int, found bool, err error) {
+	if text, ok := meta[s.HighestField()].(string); ok {
+		if highest, err = strconv.Atoi(text); err != nil {
+			return 0, false, permanent{fmt.Errorf("read field %s of :meta: %q is not a number", s.HighestField(), text)}
+		}
+	}
+	for i := range known {
+		k := &known[i]
+		switch {
+		case k.Stream != s.Stream || k.Table != s.Table:
+			continue
+		case k.Describes(s) && (s.Version == 0 || s.Version == k.Version):
+			s.Version, found = k.Version, true
+		case k.Version == s.Version:
+			return 0, false, fmt.Errorf("%w: %s", errCatalogueChanged, k.Field())
+		}
+		highest = max(highest, k.Version)
+	}
+	return highest, found, nil
+}
+
+func parseCatalogue(key string, fields map[string]any) ([]event.Schema, error) {
+	var known []event.Schema
+	for field, value := range fields {
+		text, _ := value.(string)
+		var s event.Schema
+		if err := json.Unmarshal([]byte(text), &s); err != nil {
+			return nil, permanent{fmt.Errorf("read field %s of %s: %w; something else has written it: redis-cli HDEL '%[2]s' '%[1]s'", field, key, err)}
+		}
+		known = append(known, s)
+	}
+	slices.SortFunc(known, func(a, b event.Schema) int { return cmp.Compare(a.Version, b.Version) })
+	return known, nil
+}
+
+func marshal(s *event.Schema) (string, error) {
+	var b bytes.Buffer
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(s)
+	return string(bytes.TrimSpace(b.Bytes())), err
+}
+
+// executed looks for the error among the replies to a transaction.
+func executed(key string, replies []any) error {
+	for _, reply := range replies {
+		if e, bad := reply.(replyError); bad {
+			return fmt.Errorf("write %s: %w", key, e)
+		}
+	}
+	results, ok := replies[len(replies)-1].([]any)
+	if !ok {
+		return errCatalogueRace
+	}
+	for _, result := range results {
+		if e, bad := result.(replyError); bad {
+			return fmt.Errorf("write %s: %w", key, e)
+		}
+	}
+	return nil
+}

@@ -94,7 +94,8 @@ func (b *backfills) resume(ctx context.Context, name string, record BackfillReco
 	}
 	if record.Lost && (state.unfinished() || state.State == BackfillDone) {
 		b.log.Warn("Redis has lost rows of a backfill: it starts over", "table", name)
-		state.State, state.After, state.Moved, state.Rows, state.Bytes = BackfillWaiting, nil, nil, 0, 0
+		state.State, state.Moved, state.Rows, state.Bytes = BackfillWaiting, nil, 0, 0
+		state.restart()
 	}
 	if state.State != BackfillRunning {
 		return nil
@@ -103,7 +104,9 @@ func (b *backfills) resume(ctx context.Context, name string, record BackfillReco
 	if err != nil {
 		return ctx.Err() // the job will meet it and say so
 	}
-	b.resumed[name] = b.core.arm(t.oid, t.key, state.Moved)
+	if slices.Equal(state.Key, t.keyColumns()) {
+		b.resumed[name] = b.core.arm(t.oid, t.key, state.Moved)
+	}
 	return nil
 }
 

@@ -72,14 +72,29 @@ func (b barrier) blockers(ctx context.Context, conn *pgx.Conn) (s snapshot, list
 	return s, list, nil
 }
 
+// waitsFor says whom, in one line.
+func waitsFor(list []blocker) string {
+	text := fmt.Sprintf("transaction %d", list[0].xid)
+	if list[0].who != "" {
+		text += " of " + list[0].who
+	}
+	if list[0].pid != 0 {
+		text += fmt.Sprintf(" (pid %d)", list[0].pid)
+	}
+	if n := len(list) - 1; n > 0 {
+		text += fmt.Sprintf(" and %d more", n)
+	}
+	return text + " to end"
+}
+
 const (
 	barrierPoll = 100 * time.Millisecond
 	barrierSay  = 30 * time.Second
 )
 
 // wait returns when none is left, and says whom it waits for: soon, and then every now and then.
-// Each snapshot that it takes on the way is shown to seen.
-func (b barrier) wait(ctx context.Context, conn *pgx.Conn, table string, log *slog.Logger, seen func(snapshot)) error {
+// Each snapshot that it takes on the way is shown to seen, with whom it still waits for.
+func (b barrier) wait(ctx context.Context, conn *pgx.Conn, table string, log *slog.Logger, seen func(snapshot, []blocker) error) error {
 	started := time.Now()
 	next := started.Add(time.Second)
 	for {
@@ -87,7 +102,9 @@ func (b barrier) wait(ctx context.Context, conn *pgx.Conn, table string, log *sl
 		if err != nil || len(list) == 0 {
 			return err
 		}
-		seen(s)
+		if err := seen(s, list); err != nil {
+			return err
+		}
 		if now := time.Now(); now.After(next) {
 			for _, k := range list {
 				log.Info("the backfill waits for a transaction that was open when it began", "table", table,

@@ -13,7 +13,9 @@ type chunk struct {
 	rel  *change.Relation
 	snap snapshot
 	buf  []byte
-	rows []int // where each row starts in buf
+	rows []int    // where each row starts in buf
+	next []string // what the next chunk comes after; nil: as this one
+	tid  string   // of the last row, when rows have no key
 }
 
 // add appends a row as Postgres sent it, in its text.
@@ -101,6 +103,26 @@ func appendKey(dst []byte, row, before []change.Value, columns []int) ([]byte, b
 		}
 		dst = binary.AppendUvarint(dst, uint64(len(v.Data)))
 		dst = append(dst, v.Data...)
+	}
+	return dst, true
+}
+
+// appendRow is appendKey for a row that has no key but all its columns, which may be NULL.
+func appendRow(dst []byte, row, before []change.Value) ([]byte, bool) {
+	for i := range row {
+		v := &row[i]
+		if v.Kind == change.Unchanged && before != nil {
+			v = &before[i]
+		}
+		switch v.Kind {
+		case change.Null:
+			dst = append(dst, 0)
+		case change.Text:
+			dst = binary.AppendUvarint(dst, uint64(len(v.Data))+1)
+			dst = append(dst, v.Data...)
+		default:
+			return dst, false
+		}
 	}
 	return dst, true
 }

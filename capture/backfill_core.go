@@ -31,7 +31,7 @@ type backfillCore struct {
 // the new one was, no chunk would have those values. They are read again by their key.
 type armed struct {
 	oid     uint32
-	key     []string
+	key     []string         // empty: a row is known by all its columns
 	rel     *change.Relation // that places is for
 	places  []int
 	window  *window             // open
@@ -119,6 +119,10 @@ func (t *armed) see(c *change.Change, commit change.LSN) {
 		}
 		return
 	}
+	if len(t.key) == 0 {
+		t.seeWhole(c, commit)
+		return
+	}
 	if w == nil && (c.Op != change.Update || c.Old == nil) {
 		return // only a move counts outside of a window
 	}
@@ -134,6 +138,29 @@ func (t *armed) see(c *change.Change, commit change.LSN) {
 	}
 	if w != nil {
 		w.see(c, newKey, oldKey)
+	}
+}
+
+// seeWhole is see for a table without a key. A row that its changes do not show whole may have moved from where is
+// still to be read to where was, and its toasted values would never come: the table is read again.
+func (t *armed) seeWhole(c *change.Change, commit change.LSN) {
+	before, known := "", c.Op == change.Insert
+	if c.Old != nil {
+		b, ok := appendRow(nil, c.Old, nil)
+		before, known = string(b), ok
+	}
+	if !known {
+		t.flood = true
+		if t.noted++; t.unsaved == 0 {
+			t.unsaved = commit
+		}
+	}
+	switch w := t.window; {
+	case w == nil:
+	case !known:
+		w.spoil("a change did not show the whole row")
+	default:
+		w.seeWhole(c, before)
 	}
 }
 

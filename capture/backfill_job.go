@@ -139,19 +139,17 @@ func (j *job) attempt(ctx context.Context) error {
 	if err := j.begin(ctx, r); err != nil {
 		return err
 	}
-	for read := false; ; {
-		p, more, err := j.piece(ctx, read)
+	for {
+		p, more, err := j.piece(ctx, r)
 		if err != nil {
 			return err
 		}
 		if !more {
 			return j.finish(ctx)
 		}
-		last, err := j.chunk(ctx, r, p)
-		if err != nil {
+		if err := j.chunk(ctx, r, p); err != nil {
 			return err
 		}
-		read = last || p.keys != nil
 	}
 }
 
@@ -162,13 +160,15 @@ func (j *job) prepare(ctx context.Context, conn *pgx.Conn) (*tableReader, error)
 	}
 	if j.armed != nil && j.armed.oid != t.oid { // another table of that name
 		j.b.core.disarm(j.armed)
-		j.state.After, j.state.Moved, j.taken = nil, nil, nil
+		j.state.Moved, j.taken = nil, nil
+		j.state.restart()
+	}
+	if !slices.Equal(j.state.Key, t.keyColumns()) { // another key
+		j.state.Key, j.state.Moved, j.taken = t.keyColumns(), nil, nil
+		j.state.restart()
 	}
 	j.armed = j.b.core.arm(t.oid, t.key, slices.Concat(j.state.Moved, j.taken))
 	j.taken = nil
-	if j.state.After != nil && len(j.state.After) != len(t.key) {
-		j.state.After = nil // another key: from the beginning
-	}
 	if t.estimate > 0 {
 		j.state.Total = t.estimate
 	}
@@ -181,13 +181,15 @@ func (j *job) begin(ctx context.Context, r *tableReader) error {
 	if err != nil {
 		return err
 	}
-	err = barrier.wait(ctx, r.conn, j.name, j.b.log, func(s snapshot) {
+	err = barrier.wait(ctx, r.conn, j.name, j.b.log, func(s snapshot, blockers []blocker) error {
 		j.b.core.forgetSeen(s)
 		j.saveMoved(ctx)
+		return j.wait(ctx, waitsFor(blockers))
 	})
 	if err != nil {
 		return err
 	}
+	j.state.Waits = ""
 	what := "backfill goes on"
 	if j.state.State == BackfillWaiting || j.state.Started.IsZero() {
 		what = "backfill starts"
@@ -199,21 +201,29 @@ func (j *job) begin(ctx context.Context, r *tableReader) error {
 }
 
 // piece is what to read next: of the table, and when that is read, the rows that moved meanwhile.
-func (j *job) piece(ctx context.Context, read bool) (piece, bool, error) {
-	p := piece{after: j.state.After, limit: j.limit, bytes: chunkBytes}
+func (j *job) piece(ctx context.Context, r *tableReader) (piece, bool, error) {
+	keys, _, flood := j.b.core.movedKeys(j.armed)
+	if flood {
+		j.b.log.Warn("so many rows moved to other keys that the table is read again from its beginning", "table", j.name)
+		j.b.core.take(j.armed, keys)
+		j.taken = nil
+		j.state.restart()
+		if err := j.save(ctx); err != nil {
+			return piece{}, false, err
+		}
+	}
+	next, err := r.target.choose(ctx, r.conn, &j.state)
+	if err != nil {
+		return piece{}, false, err
+	}
+	p := piece{part: next, after: j.state.After, limit: j.limit, bytes: chunkBytes}
 	if j.state.Rate > 0 {
 		p.limit = min(p.limit, j.state.Rate)
 	}
-	keys, _, flood := j.b.core.movedKeys(j.armed)
 	switch {
-	case flood:
-		j.b.log.Warn("so many rows moved to other keys that the table is read again from its beginning", "table", j.name)
-		j.b.core.take(j.armed, keys)
-		j.state.After, j.taken, p.after = nil, nil, nil
-		return p, true, j.save(ctx)
-	case !read:
+	case next != nil:
 		return p, true, nil
-	case len(keys) == 0:
+	case len(keys) == 0 || flood:
 		return p, false, nil
 	}
 	keys = keys[:min(len(keys), rereadRows)]
@@ -227,38 +237,47 @@ func (j *job) piece(ctx context.Context, read bool) (piece, bool, error) {
 }
 
 // chunk reads a piece as often as it takes, and returns when its rows are durable and that is recorded.
-func (j *job) chunk(ctx context.Context, r *tableReader, p piece) (last bool, err error) {
+func (j *job) chunk(ctx context.Context, r *tableReader, p piece) error {
 	for delay := 20 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
 		started := time.Now()
 		c, last, w, err := r.read(ctx, j.b.numbers.Add(1), p)
 		if err != nil {
-			return false, err
+			return err
 		}
 		out := outcome{}
 		if w != nil {
 			if out, err = j.await(ctx, w); err != nil {
-				return false, err
+				return err
 			}
 		}
 		if out.again == "" {
-			j.note(r, c, p, out)
+			j.note(c, p, last, out)
 			if err := j.save(ctx); err != nil {
-				return false, err
+				return err
 			}
-			return last, j.slowDown(ctx, len(c.rows), started)
+			return j.slowDown(ctx, len(c.rows), started)
 		}
 		j.b.log.Info("a chunk of the backfill is read again", "table", j.name, "reason", out.again)
-		if columnsOf(c.rel, r.target.key) == nil {
-			return false, errKeyAltered
+		if err := j.wait(ctx, out.again); err != nil {
+			return err
 		}
 		if p.keys == nil {
 			p.limit = max(min(p.limit, minChunkRows), p.limit/2)
 			j.limit = p.limit
 		}
 		if !pause(ctx, delay) {
-			return false, ctx.Err()
+			return ctx.Err()
 		}
 	}
+}
+
+// wait records what the table has to wait for.
+func (j *job) wait(ctx context.Context, reason string) error {
+	if j.state.Waits == reason {
+		return nil
+	}
+	j.state.Waits = reason
+	return j.save(ctx)
 }
 
 // await waits until the chunk is durable, or must be read again.
@@ -279,15 +298,21 @@ func (j *job) await(ctx context.Context, w *window) (outcome, error) {
 }
 
 // note takes a chunk that is durable into the state.
-func (j *job) note(r *tableReader, c *chunk, p piece, out outcome) {
-	j.taken = nil
+func (j *job) note(c *chunk, p piece, last bool, out outcome) {
+	j.taken, j.state.Waits = nil, ""
 	if out.end != 0 {
 		j.state.LSN = out.end.String()
 	}
-	if p.keys != nil || len(c.rows) == 0 {
+	if p.keys != nil {
 		return
 	}
-	j.state.After = c.texts(len(c.rows)-1, columnsOf(c.rel, r.target.key))
+	if c.next != nil {
+		j.state.After = c.next
+	}
+	if last {
+		j.state.Part, j.state.After = "", nil
+		j.state.Read = append(j.state.Read, p.part.oid)
+	}
 	j.state.Rows += int64(len(c.rows))
 	j.state.Bytes += int64(len(c.buf))
 	j.limit = min(2*j.limit, j.b.source.opts.Backfill.ChunkRows)
@@ -314,7 +339,8 @@ func (j *job) save(ctx context.Context) error {
 	}
 	recorded := j.state
 	if flood { // the next one begins again, as this one is about to
-		recorded.After, recorded.Moved = nil, nil
+		recorded.Moved = nil
+		recorded.restart()
 	}
 	if err := j.b.save(ctx, j.name, recorded); err != nil {
 		return err

@@ -1,8 +1,10 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -22,10 +24,12 @@ type tableReader struct {
 	types  *typeCatalogue
 	rel    *change.Relation // of the last chunk
 	where  string
+	span   int64 // blocks of the next chunk, when they are read by TID
 }
 
 // piece is what one chunk is to hold: rows after a key, or the rows with some keys.
 type piece struct {
+	part  *part      // whose rows; nil with keys
 	after []string   // the last key of the chunk before; nil: from the beginning
 	keys  [][]string // if set, these rows
 	limit int
@@ -51,8 +55,8 @@ func (r *tableReader) read(ctx context.Context, number uint64, p piece) (c *chun
 	}
 	// The lock keeps the table's definition as it is from the snapshot to high. It must come first: the
 	// snapshot is taken by the first statement that needs one, and a table rewritten after that would look empty.
-	if _, err := r.conn.PgConn().Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ; LOCK TABLE "+r.target.sqlName()+" IN ACCESS SHARE MODE").ReadAll(); err != nil {
-		return nil, false, w, fmt.Errorf("lock table: %w", r.rollback(ctx, err))
+	if _, err := r.conn.PgConn().Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ; LOCK TABLE "+r.locks(p)+" IN ACCESS SHARE MODE").ReadAll(); err != nil {
+		return nil, false, w, fmt.Errorf("lock table: %w", r.rollback(ctx, r.gone(p, err)))
 	}
 	c, last, err = r.inside(ctx, p)
 	if err != nil {
@@ -68,6 +72,27 @@ func (r *tableReader) read(ctx context.Context, number uint64, p piece) (c *chun
 		return nil, false, w, fmt.Errorf("commit the chunk: %w", err)
 	}
 	return c, last, w, nil
+}
+
+// locks are the tables that a piece is of.
+func (r *tableReader) locks(p piece) string {
+	name := pgx.Identifier{r.target.namespace, r.target.name}.Sanitize()
+	switch {
+	case p.part == nil:
+		return name
+	case p.part.oid == r.target.oid:
+		return "ONLY " + name
+	}
+	return "ONLY " + name + ", ONLY " + p.part.name
+}
+
+// gone tells a partition that was dropped, which is no trouble, from a table that was.
+func (r *tableReader) gone(p piece, err error) error {
+	var pgErr *pgconn.PgError
+	if p.part != nil && p.part.oid != r.target.oid && errors.As(err, &pgErr) && pgErr.Code == "42P01" {
+		return errPartGone
+	}
+	return err
 }
 
 func (r *tableReader) rollback(ctx context.Context, err error) error {
@@ -103,16 +128,18 @@ func (r *tableReader) inside(ctx context.Context, p piece) (*chunk, bool, error)
 		c.rel = r.rel
 	}
 	r.rel = c.rel
-	if columnsOf(c.rel, r.target.key) == nil {
+	if columnsOf(c.rel, r.target.key) == nil || c.rel.Identity != r.target.identity {
 		return nil, false, errKeyAltered
+	}
+	if p.part != nil {
+		if err := r.target.check(ctx, r.conn, p.part); err != nil {
+			return nil, false, err
+		}
 	}
 	if _, err := r.conn.PgConn().Exec(ctx, "SAVEPOINT rows; SET TRANSACTION READ ONLY").ReadAll(); err != nil {
 		return nil, false, fmt.Errorf("begin reading: %w", err)
 	}
-	if err := r.declare(ctx, c.rel, p); err != nil {
-		return nil, false, err
-	}
-	last, err := r.fetch(ctx, c, p)
+	last, err := r.rows(ctx, c, p)
 	if err != nil {
 		return nil, false, err
 	}
@@ -124,11 +151,10 @@ func (r *tableReader) inside(ctx context.Context, p piece) (*chunk, bool, error)
 
 var errKeyAltered = fmt.Errorf("the table's key was altered while it was read")
 
-// declare opens the cursor. Key values go and come as text and are compared by Postgres only.
-func (r *tableReader) declare(ctx context.Context, rel *change.Relation, p piece) error {
-	columns := make([]string, len(rel.Columns))
-	for i := range rel.Columns {
-		columns[i] = quote(rel.Columns[i].Name)
+// rows reads the rows of a piece, in order, and says where the next one comes after.
+func (r *tableReader) rows(ctx context.Context, c *chunk, p piece) (last bool, err error) {
+	if r.target.whole {
+		return r.rowsByTID(ctx, c, p)
 	}
 	var conditions []string
 	var q params
@@ -142,16 +168,81 @@ func (r *tableReader) declare(ctx context.Context, rel *change.Relation, p piece
 		}
 		conditions = append(conditions, fmt.Sprintf("(%s) IN (%s)", r.target.keyList(), strings.Join(rows, ", ")))
 	}
+	if err := r.declare(ctx, c.rel, p, conditions, &q); err != nil {
+		return false, err
+	}
+	whole, err := r.fetch(ctx, c, p)
+	if err != nil {
+		return false, err
+	}
+	if n := len(c.rows); n > 0 && p.keys == nil {
+		c.next = c.texts(n-1, columnsOf(c.rel, r.target.key))
+	}
+	return whole && len(c.rows) < p.limit, nil
+}
+
+const (
+	firstSpan = 64
+	maxSpan   = 16384
+	lastTID   = 65535 // above the offset of any row in a block
+)
+
+// rowsByTID reads the rows in some blocks, as many as hold about the rows that are asked for. They are put in order:
+// a condition of the user's may have Postgres take an index, and a cursor may end in the middle.
+func (r *tableReader) rowsByTID(ctx context.Context, c *chunk, p piece) (last bool, err error) {
+	block, offset := int64(0), 0
+	if p.after != nil {
+		if _, err := fmt.Sscanf(p.after[0], "(%d,%d)", &block, &offset); err != nil {
+			return false, fmt.Errorf("position %q in table %s: %w", p.after[0], r.target, err)
+		}
+	}
+	r.span = max(1, min(cmp.Or(r.span, firstSpan), maxSpan))
+	end := block + r.span
+	var q params
+	from, to := q.tid(block, offset), q.tid(end, 0)
+	if err := r.declare(ctx, c.rel, p, []string{"ctid > " + from, "ctid < " + to}, &q); err != nil {
+		return false, err
+	}
+	whole, err := r.fetch(ctx, c, p)
+	if err != nil {
+		return false, err
+	}
+	if !whole || len(c.rows) >= p.limit {
+		r.span /= 2
+		c.next = []string{c.tid}
+		return false, nil
+	}
+	if len(c.rows) < p.limit/2 {
+		r.span *= 2
+	}
+	c.next = []string{fmt.Sprintf("(%d,%d)", end-1, lastTID)}
+	return end >= p.part.blocks, nil
+}
+
+// declare opens the cursor. Key values go and come as text and are compared by Postgres only.
+func (r *tableReader) declare(ctx context.Context, rel *change.Relation, p piece, conditions []string, q *params) error {
+	columns := make([]string, len(rel.Columns))
+	for i := range rel.Columns {
+		columns[i] = quote(rel.Columns[i].Name)
+	}
+	order := r.target.keyList()
+	if r.target.whole {
+		columns, order = append(columns, "ctid"), "ctid"
+	}
+	from := r.target.sqlName()
+	if p.part != nil {
+		from = "ONLY " + p.part.name
+	}
 	for _, condition := range []string{r.target.filter, r.where} {
 		if condition != "" {
 			conditions = append(conditions, "("+condition+"\n)")
 		}
 	}
-	sql := "DECLARE rows NO SCROLL CURSOR FOR SELECT " + strings.Join(columns, ", ") + " FROM " + r.target.sqlName()
+	sql := "DECLARE rows NO SCROLL CURSOR FOR SELECT " + strings.Join(columns, ", ") + " FROM " + from
 	if len(conditions) > 0 {
 		sql += " WHERE " + strings.Join(conditions, " AND ")
 	}
-	sql += " ORDER BY " + r.target.keyList() + " LIMIT " + strconv.Itoa(p.limit)
+	sql += " ORDER BY " + order + " LIMIT " + strconv.Itoa(p.limit)
 	if _, err := r.conn.PgConn().ExecParams(ctx, sql, q.values, q.types, nil, nil).Close(); err != nil {
 		return fmt.Errorf("read rows: %w", err)
 	}
@@ -173,14 +264,21 @@ func (q *params) row(texts []string, types []uint32) string {
 	return "(" + strings.Join(names, ", ") + ")"
 }
 
+const tidOID = 27
+
+func (q *params) tid(block int64, offset int) string {
+	q.values, q.types = append(q.values, fmt.Appendf(nil, "(%d,%d)", block, offset)), append(q.types, tidOID)
+	return "$" + strconv.Itoa(len(q.values))
+}
+
 const (
 	firstFetch = 50
 	maxFetch   = 1000
 )
 
-// fetch reads the cursor until it is at its end, which makes the chunk the last when
-// the limit was not reached, or there is enough. Each fetch asks for what fits by the size of the rows so far.
-func (r *tableReader) fetch(ctx context.Context, c *chunk, p piece) (last bool, err error) {
+// fetch reads the cursor until it is at its end, and then reports true, or there is enough. Each
+// fetch asks for what fits by the size of the rows so far.
+func (r *tableReader) fetch(ctx context.Context, c *chunk, p piece) (whole bool, err error) {
 	n := firstFetch
 	for {
 		before := len(c.rows)
@@ -190,7 +288,7 @@ func (r *tableReader) fetch(ctx context.Context, c *chunk, p piece) (last bool, 
 		}
 		switch got := len(c.rows) - before; {
 		case got < n:
-			return len(c.rows) < p.limit, nil
+			return true, nil
 		case len(c.buf) >= p.bytes || len(c.rows) >= p.limit:
 			return false, nil
 		}
@@ -204,7 +302,11 @@ func (c *chunk) take(result *pgconn.MultiResultReader) error {
 	for result.NextResult() {
 		rows := result.ResultReader()
 		for rows.NextRow() {
-			c.add(rows.Values())
+			values := rows.Values()
+			if n := len(c.rel.Columns); n < len(values) {
+				c.tid, values = string(values[n]), values[:n]
+			}
+			c.add(values)
 		}
 	}
 	return result.Close()

@@ -9,7 +9,11 @@ import (
 // and what is shown. Its fields are those of event.Backfill.
 type BackfillState struct {
 	State    string // one of the constants below
+	Waits    string
+	Key      []string
+	Part     string
 	After    []string
+	Read     []uint32
 	Moved    [][]string
 	Rows     int64
 	Bytes    int64
@@ -33,6 +37,9 @@ const (
 	BackfillCancelled = "cancelled"
 	BackfillFailed    = "failed"
 )
+
+// restart forgets where reading was: the table is read from its beginning.
+func (s *BackfillState) restart() { s.Part, s.After, s.Read = "", nil, nil }
 
 func (s *BackfillState) unfinished() bool {
 	return s.State == BackfillWaiting || s.State == BackfillRunning

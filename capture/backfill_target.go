@@ -16,7 +16,9 @@ type target struct {
 	namespace, name string
 	oid             uint32
 	partitioned     bool
+	identity        change.Identity
 	key             []string // the columns that rows are told apart and ordered by
+	whole           bool     // there is no key: rows are told apart by all their columns, and read by TID
 	keyTypes        []uint32
 	estimate        int64  // rows, as the planner guesses
 	columns         string // attribute numbers that are published, as an array; empty: all
@@ -63,7 +65,8 @@ func (s *Source) readTarget(ctx context.Context, conn *pgx.Conn, namespace, name
 	if err := s.readPublished(ctx, conn, t); err != nil {
 		return nil, err
 	}
-	return t, t.readKey(ctx, conn, change.Identity(identity[0]))
+	t.identity = change.Identity(identity[0])
+	return t, t.readKey(ctx, conn)
 }
 
 // readPublished reads which rows and columns of the table the publication has.
@@ -94,7 +97,7 @@ func (s *Source) readPublished(ctx context.Context, conn *pgx.Conn, t *target) e
 // readKey chooses the index whose columns tell rows apart. It must be one whose values
 // Postgres sends with every update and delete, that has no NULLs, and that orders as
 // ORDER BY does: with the columns' own collation and the type's usual operators.
-func (t *target) readKey(ctx context.Context, conn *pgx.Conn, identity change.Identity) error {
+func (t *target) readKey(ctx context.Context, conn *pgx.Conn) error {
 	err := conn.QueryRow(ctx, `
 		SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
 		             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num WHERE k.pos <= i.indnkeyatts ORDER BY k.pos),
@@ -109,9 +112,9 @@ func (t *target) readKey(ctx context.Context, conn *pgx.Conn, identity change.Id
 		      JOIN pg_opclass o ON o.oid = i.indclass[k.pos - 1]
 		      WHERE k.pos <= i.indnkeyatts
 		        AND (NOT a.attnotnull OR a.attgenerated <> '' OR NOT o.opcdefault OR i.indcollation[k.pos - 1] <> a.attcollation))
-		ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1`, t.oid, string(identity)).Scan(&t.key, &t.keyTypes)
+		ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1`, t.oid, string(t.identity)).Scan(&t.key, &t.keyTypes)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return t.noKey(identity)
+		return t.checkParts(ctx, conn)
 	}
 	if err != nil {
 		return fmt.Errorf("look up the key of table %s: %w", t, err)
@@ -119,18 +122,12 @@ func (t *target) readKey(ctx context.Context, conn *pgx.Conn, identity change.Id
 	return nil
 }
 
-func (t *target) noKey(identity change.Identity) error {
-	name := pgx.Identifier{t.namespace, t.name}.Sanitize()
-	what := "has no primary key"
-	fix := fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (…);", name)
-	switch identity {
-	case change.IdentityFull, change.IdentityNothing:
-		what = "has no primary key and no unique index on columns that are NOT NULL"
-	case change.IdentityIndex:
-		what = "has a replica identity index that does not order rows as ORDER BY does"
-		fix = fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY DEFAULT; with a primary key", name)
+// keyColumns names what positions in the table are made of.
+func (t *target) keyColumns() []string {
+	if t.whole {
+		return []string{"ctid"}
 	}
-	return &SetupError{Problem: fmt.Sprintf("table %s %s, so equal rows cannot be told apart and it cannot be backfilled; its changes are published all the same", t, what), Fix: fix}
+	return t.key
 }
 
 // relation describes the rows that a query for the published columns returns.

@@ -128,7 +128,10 @@ func (f *follower) note(changes []change.Change) {
 		if row == nil {
 			row = c.Old
 		}
-		for _, v := range row {
+		for i, v := range row {
+			if v.Kind == change.Unchanged && c.Old != nil {
+				v = c.Old[i] // as mapping does
+			}
 			if v.Kind == change.Text {
 				text += " " + string(v.Data[:min(len(v.Data), 12)])
 			} else {
@@ -167,6 +170,12 @@ func (f *follower) await(text string) {
 func (f *follower) awaitDone(table string) {
 	f.t.Helper()
 	harness.Eventually(f.t, 20*time.Second, table+" is done", func() bool { return f.store.state(table).State == BackfillDone })
+}
+
+// awaitWaits waits until the table's backfill says that it waits, and for what.
+func (f *follower) awaitWaits(table, what string) {
+	f.t.Helper()
+	harness.Eventually(f.t, 20*time.Second, table+" waits "+what, func() bool { return strings.Contains(f.store.state(table).Waits, what) })
 }
 
 // start asks for a backfill as the command does.
@@ -226,7 +235,7 @@ func TestBackfillInvisibleTransactionOfThisSession(t *testing.T) {
 	f.await("r 1 old")
 	release := commitHidden(t, url, "UPDATE t SET x = 'new' WHERE id = 5")
 	f.await("u 5 new")
-	time.Sleep(2 * time.Second) // that nothing comes cannot be waited for otherwise
+	f.awaitWaits("public.t", "not visible yet")
 	if f.has("r 5 old") || f.has("r 5 new") || f.has("r 6 old") {
 		t.Fatalf("row 5 was passed while its newest version was invisible: %q", f.seen)
 	}
@@ -251,8 +260,7 @@ func TestBackfillInvisibleTransactionOfAnEarlierSession(t *testing.T) {
 	first.end()
 	second := follow(t, url, store, BackfillOptions{})
 	second.start("public.t", 0)
-	harness.Eventually(t, 10*time.Second, "the request is seen", func() bool { return store.state("public.t").State == BackfillWaiting })
-	time.Sleep(2 * time.Second)
+	second.awaitWaits("public.t", "to end")
 	if second.has("r 1 old") || second.has("r 1 new") {
 		t.Fatal("the table was read while a version of its row was invisible that never comes again")
 	}
@@ -278,8 +286,7 @@ func TestBackfillTransactionBeforeThePublication(t *testing.T) {
 		t.Fatal(err)
 	}
 	f = follow(t, url, store, BackfillOptions{Initial: true})
-	harness.Eventually(t, 10*time.Second, "the table is planned", func() bool { return store.state("public.t").State == BackfillWaiting })
-	time.Sleep(time.Second)
+	f.awaitWaits("public.t", "to end")
 	if f.has("r 1 old") {
 		t.Fatal("the table was read while a transaction that the stream may not have was open")
 	}
@@ -305,18 +312,26 @@ func TestBackfillTables(t *testing.T) {
 		`CREATE TABLE byindex (a text NOT NULL, b int)`, `CREATE UNIQUE INDEX byindex_a ON byindex (a)`, `ALTER TABLE byindex REPLICA IDENTITY USING INDEX byindex_a`,
 		`INSERT INTO byindex VALUES ('ä', 1), ('B', 2), ('a', 3), ('', 4)`,
 		`CREATE TABLE whole (a numeric NOT NULL UNIQUE, b char(5))`, `ALTER TABLE whole REPLICA IDENTITY FULL`, `INSERT INTO whole VALUES (1.50, 'x'), (1.5000001, NULL)`,
+		`CREATE TABLE bare (a int, b text)`, `ALTER TABLE bare REPLICA IDENTITY FULL`, `INSERT INTO bare VALUES (7, 'same'), (7, 'same'), (NULL, ''), (8, NULL)`,
+		`CREATE TABLE log (a int, b text)`, `INSERT INTO log SELECT i, 'log' FROM generate_series(1, 3) i`,
+		`CREATE TABLE deep (a int, x text) PARTITION BY LIST (a)`, `CREATE TABLE deep_1 PARTITION OF deep FOR VALUES IN (1)`,
+		`CREATE TABLE deep_2 PARTITION OF deep FOR VALUES IN (2) PARTITION BY LIST (x)`, `CREATE TABLE deep_2a PARTITION OF deep_2 FOR VALUES IN ('a')`,
+		`CREATE TABLE deep_2b (x text, a int)`, `ALTER TABLE deep_2 ATTACH PARTITION deep_2b DEFAULT`,
+		`DO $$ DECLARE t text; BEGIN FOREACH t IN ARRAY ARRAY['deep','deep_1','deep_2','deep_2a','deep_2b'] LOOP EXECUTE format('ALTER TABLE %I REPLICA IDENTITY FULL', t); END LOOP; END $$`,
+		`INSERT INTO deep VALUES (1, 'one'), (2, 'a'), (2, 'b')`,
 		`CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)`,
 		`CREATE TABLE folded (k text COLLATE nocase PRIMARY KEY)`, `INSERT INTO folded VALUES ('b'), ('A'), ('C')`)
 	store := newStore()
 	f := follow(t, url, store, BackfillOptions{Initial: true, ChunkRows: 1})
-	for _, table := range []string{"parts", "parent", "child", "made", "byindex", "whole", "folded"} {
+	for _, table := range []string{"parts", "parent", "child", "made", "byindex", "whole", "folded", "bare", "log", "deep"} {
 		f.awaitDone("public." + table)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	slices.Sort(f.seen)
 	want := []string{"r  4", "r 1", "r 1 2020-05-05 p", "r 1 t 0.1", "r 1.50 x    ", "r 1.5000001 n", "r 2", "r 2 2022-02-02 n",
-		"r A", "r B 2", "r C", "r a 3", "r b", "r ä 1"}
+		"r A", "r B 2", "r C", "r a 3", "r b", "r ä 1",
+		"r 7 same", "r 7 same", "r n ", "r 8 n", "r 1 log", "r 2 log", "r 3 log", "r 1 one", "r 2 a", "r 2 b"}
 	slices.Sort(want)
 	if !slices.Equal(f.seen, want) {
 		t.Errorf("got %q\nwant %q", f.seen, want)

@@ -23,6 +23,7 @@ type window struct {
 	spoilt string   // why the chunk must be read again
 	bytes  int
 	rows   map[string]*touched // by key
+	rel    *change.Relation    // of the rows, when there is no key
 
 	chunk *chunk       // set when it has been read, before high can come
 	pre   snapshot     // taken before low
@@ -80,6 +81,32 @@ func (w *window) see(c *change.Change, newKey, oldKey string) {
 	}
 }
 
+// seeWhole is see for a table without a key: rows of the chunk that equal the row before or after the change are
+// dropped. Equal rows are one to a reader.
+func (w *window) seeWhole(c *change.Change, before string) {
+	if w.spoilt != "" {
+		return
+	}
+	if w.rel == nil {
+		w.rel = c.Relation
+	}
+	if !sameShape(w.rel, c.Relation) {
+		w.spoil("the table was altered")
+		return
+	}
+	if c.Old != nil {
+		w.put(before, &touched{})
+	}
+	if c.New != nil {
+		after, ok := appendRow(nil, c.New, c.Old)
+		if !ok {
+			w.spoil("a change did not show the whole row")
+			return
+		}
+		w.put(string(after), &touched{})
+	}
+}
+
 func (w *window) put(key string, t *touched) {
 	w.bytes += 2*len(key) + 128
 	for i := range t.values {
@@ -133,8 +160,8 @@ func (w *window) verdict() string {
 	if w.chunk == nil {
 		return "its high mark came before its rows"
 	}
-	if columnsOf(w.chunk.rel, w.table.key) == nil {
-		return "the table's key was altered"
+	if w.rel != nil && !sameShape(w.rel, w.chunk.rel) {
+		return "the table was altered"
 	}
 	if xid, yes := w.hidden(); yes {
 		return fmt.Sprintf("transaction %d is committed but not visible yet, it may wait for a synchronous standby", xid)
@@ -197,7 +224,12 @@ func (e *emission) keep(row []change.Value) bool {
 		return true
 	}
 	var known bool
-	if e.scratch, known = appendKey(e.scratch[:0], row, nil, e.key); !known {
+	if len(e.key) == 0 {
+		e.scratch, known = appendRow(e.scratch[:0], row, nil)
+	} else {
+		e.scratch, known = appendKey(e.scratch[:0], row, nil, e.key)
+	}
+	if !known {
 		return true // a key is never NULL
 	}
 	t := e.w.rows[string(e.scratch)]

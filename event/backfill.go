@@ -9,7 +9,11 @@ import (
 // that streams writes it.
 type Backfill struct {
 	State    string     `json:"state"`           // waiting, running, done, cancelled or failed
+	Waits    string     `json:"waits,omitempty"` // for what, when it cannot go on at the moment
+	Key      []string   `json:"key,omitempty"`   // the columns that After has the values of, or ctid
+	Part     string     `json:"part,omitempty"`  // the partition that After is in: its OID; with ctid its OID and file
 	After    []string   `json:"after,omitempty"` // the key of the last row that is published, its columns as text
+	Read     []uint32   `json:"read,omitempty"`  // OIDs of the partitions that are read
 	Moved    [][]string `json:"moved,omitempty"` // keys of rows to read again
 	Rows     int64      `json:"rows"`            // read and published, or overtaken by a change of their own
 	Bytes    int64      `json:"bytes"`

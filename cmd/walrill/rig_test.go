@@ -30,6 +30,7 @@ type rig struct {
 	end      time.Time // of the trouble
 
 	flags    []string // more of the daemon's
+	rewrite  bool     // a table is rewritten now and then
 	workers  harness.WorkloadOptions
 	daemons  []*harness.Program // all that were ever started
 	workload sync.WaitGroup
@@ -105,7 +106,11 @@ func (r *rig) configure(source, sink string) {
 	for _, s := range r.pipeline.Streams {
 		fmt.Fprintf(&b, "  %s:\n    partitions: %d\n    tables:\n", s.Name, s.Partitions)
 		for _, table := range s.Tables {
-			fmt.Fprintf(&b, "      %s: {}\n", table)
+			entry := "{}"
+			if table == "public.wl_whole" {
+				entry = "{key: id}" // also when it has no primary key
+			}
+			fmt.Fprintf(&b, "      %s: %s\n", table, entry)
 		}
 	}
 	r.file = filepath.Join(r.t.TempDir(), "walrill.yaml")

@@ -21,7 +21,7 @@ type Pipeline struct {
 }
 
 // StreamSpec is a stream of the configuration, in its order. Its tables are
-// keyed by their primary keys.
+// keyed by their primary keys, or else by the columns of a unique index.
 type StreamSpec struct {
 	Name       string
 	Partitions int

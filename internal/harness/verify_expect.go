@@ -13,7 +13,7 @@ import (
 // tableShape is what the catalogue says of a table.
 type tableShape struct {
 	name    string   // public.orders
-	key     []string // primary key, in its order
+	key     []string // primary key, in its order; without one those of a unique index
 	full    bool     // REPLICA IDENTITY FULL
 	types   map[string]string
 	streams []StreamSpec // that it feeds, in the order of the configuration
@@ -48,7 +48,8 @@ func (t *tableShape) read(ctx context.Context, conn *pgx.Conn) error {
 		SELECT c.relreplident = 'f', ARRAY(
 			SELECT a.attname::text FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
 			JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num
-			WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.pos)
+			WHERE i.indexrelid = (SELECT u.indexrelid FROM pg_index u WHERE u.indrelid = c.oid AND u.indisunique
+				ORDER BY u.indisprimary DESC LIMIT 1) ORDER BY k.pos)
 		FROM pg_class c WHERE c.oid = $1::text::regclass`, t.name).Scan(&t.full, &t.key)
 	if err != nil {
 		return err

@@ -140,13 +140,24 @@ func (r *reader) tables(path string, n *node) []Table {
 			r.fail(e.at, at, "%s", msg)
 		}
 		r.mapping(at, e.value,
-			field{name: "key", read: func(path string, n *node) { t.Key = r.key(path, n) }},
+			field{name: "key", read: func(path string, n *node) { t.Key, t.KeyAt = r.key(path, n), n.at }},
+			field{name: "toast", read: r.toast},
 		)
 		if msg == "" {
 			tables = append(tables, t)
 		}
 	}
 	return tables
+}
+
+// toast accepts what is always done with large values that an update left alone, which Postgres does not send.
+func (r *reader) toast(path string, n *node) {
+	if n.text == "fetch" {
+		r.fail(n.at, path, "`fetch` cannot be done right: by the time that a value is read from the table it may be that of a later update, and the one that belongs to "+
+			"the event is gone; write `mark`, which names such columns in `unchanged`, or have Postgres send them: ALTER TABLE … REPLICA IDENTITY FULL")
+		return
+	}
+	choose(r, path, n, new(string), "mark")
 }
 
 // key reads a column's name, or a list of them.
@@ -219,7 +230,7 @@ func missingSpace(n *node) string {
 
 // later are fields of the design that are not built yet: whoever writes one
 // has read about it, and is told so instead of being taken to have mistyped.
-var later = []string{"views", "aggregates", "on_slot_loss", "events", "columns", "mask", "numbers", "toast", "version"}
+var later = []string{"views", "aggregates", "on_slot_loss", "events", "columns", "mask", "numbers", "version"}
 
 // unknown says what is wrong with a field that the mapping does not have,
 // and which of its fields was meant, if that can be guessed.

@@ -20,8 +20,9 @@ type Table struct {
 	// A stream may have both for one table; then its own entry counts.
 	Pattern string
 	// Key is the columns of the ordering key; nil is the replica identity.
-	Key []string
-	At  Pos
+	Key   []string
+	KeyAt Pos // where the file says Key
+	At    Pos
 }
 
 // keys names the stream's Redis keys as package event does.

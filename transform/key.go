@@ -63,7 +63,7 @@ func configuredKey(rel *change.Relation, t *TableMapping) (key []int, doubt, err
 }
 
 func unknownColumn(rel *change.Relation, t *TableMapping, name string) error {
-	e := &Error{Where: t.Where, Table: rel.String(), Columns: []string{name},
+	e := &Error{Where: t.KeyWhere, Table: rel.String(), Columns: []string{name},
 		Problem: fmt.Sprintf("key column %s does not exist or is not published", name)}
 	var names []string
 	for i := range rel.Columns {
@@ -92,7 +92,7 @@ func outsideIdentity(rel *change.Relation, t *TableMapping, identity []int, outs
 	for i := range index {
 		index[i] = quoteIdent(index[i])
 	}
-	return &Error{Where: t.Where, Table: rel.String(), Columns: outside,
+	return &Error{Where: t.KeyWhere, Table: rel.String(), Columns: outside,
 		Problem: fmt.Sprintf("cannot be keyed by %s: Postgres sends old values of the replica identity only, %s, "+
 			"so a delete or a change of the key could not be placed", strings.Join(outside, ", "), has),
 		Fix: fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL, or a unique index on (%s), all NOT NULL, "+

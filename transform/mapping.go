@@ -27,6 +27,8 @@ type TableMapping struct {
 	Pattern string
 	Key     []string // columns; empty is the default key (see keyColumns)
 	Where   string   // file:line for errors, optional
+	// KeyWhere is file:line of Key, optional.
+	KeyWhere string
 }
 
 // eachTable is the name of the stream that stands for a stream per table.

@@ -163,7 +163,7 @@ func (s *scenario) stream(args []string) {
 		pattern, key, _ := strings.Cut(arg, "=")
 		table := TableMapping{Pattern: pattern, Where: fmt.Sprintf("w.yaml:%d", 10*len(s.mapping.Streams)+2+i)}
 		if key != "" {
-			table.Key = strings.Split(key, ",")
+			table.Key, table.KeyWhere = strings.Split(key, ","), table.Where+":14"
 		}
 		m.Tables = append(m.Tables, table)
 	}

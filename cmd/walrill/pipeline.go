@@ -107,7 +107,7 @@ func mappingOf(cfg *config.Config) transform.Mapping {
 	for _, s := range cfg.Streams {
 		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Where: s.At.String()}
 		for _, t := range s.Tables {
-			stream.Tables = append(stream.Tables, transform.TableMapping{Pattern: t.Pattern, Key: t.Key, Where: t.At.String()})
+			stream.Tables = append(stream.Tables, transform.TableMapping{Pattern: t.Pattern, Key: t.Key, Where: t.At.String(), KeyWhere: t.KeyAt.String()})
 		}
 		m.Streams = append(m.Streams, stream)
 	}

@@ -63,11 +63,18 @@ type Source struct {
 	Tables      []*change.Relation
 }
 
+// Known is what the streams say of where they come from; zero when nothing is known.
+type Known struct {
+	System   string
+	Timeline int32
+	Complete change.LSN // what committed before is in the streams; 0 when they have not begun
+}
+
 // Options join the parts.
 type Options struct {
 	// Prepare brings Postgres up to date. It touches nothing when it is another system than the
 	// streams come from, if that is known.
-	Prepare func(ctx context.Context, system string) (Source, error)
+	Prepare func(context.Context, Known) (Source, error)
 	Open    func(context.Context) (Stream, error)
 	// MarkUsed notes in Postgres that the slot is streamed from; it is called once a session.
 	MarkUsed func(context.Context) error
@@ -94,8 +101,10 @@ func New(opts Options) *Bridge { return &Bridge{opts: opts} }
 
 // Errors say by these methods what is to be done about them.
 type (
-	permanent interface{ Permanent() bool } // trying again is of no use
-	standby   interface{ Standby() bool }   // another instance is at work
+	permanent interface{ Permanent() bool }  // trying again is of no use
+	standby   interface{ Standby() bool }    // another instance is at work
+	recovery  interface{ InRecovery() bool } // there is no primary yet, only a standby
+	slotLost  interface{ SlotLost() bool }   // changes are missing from the streams, and Postgres cannot send them again
 	// tailLost: entries are gone that were acknowledged, those behind this clock. It is 0 when
 	// the top of :commits went back with them and so tells the same.
 	tailLost interface{ ReplayFrom() uint64 }
@@ -109,6 +118,16 @@ func isPermanent(err error) bool {
 func isStandby(err error) bool {
 	var s standby
 	return errors.As(err, &s) && s.Standby()
+}
+
+func isRecovery(err error) bool {
+	var r recovery
+	return errors.As(err, &r) && r.InRecovery()
+}
+
+func isSlotLost(err error) bool {
+	var l slotLost
+	return errors.As(err, &l) && l.SlotLost()
 }
 
 const (
@@ -130,9 +149,21 @@ func (b *Bridge) Run(ctx context.Context) error {
 		case ctx.Err() != nil && (err == nil || errors.Is(err, context.Canceled)):
 			b.status.enter(StateStopped, nil)
 			return nil
+		case isSlotLost(err):
+			b.status.enter(StateSlotLost, err)
+			return err
 		case isPermanent(err) || ctx.Err() != nil:
 			b.status.enter(StateFailed, err)
 			return err
+		case isRecovery(err):
+			if b.status.enter(StateInRecovery, err) {
+				b.opts.Log.Info("Postgres is a standby: waiting for a primary", "reason", err)
+			}
+			delay = firstRetry
+			if !sleep(ctx, jitter(standbyPoll)) {
+				return nil
+			}
+			continue
 		}
 		var lost tailLost
 		if errors.As(err, &lost) {
@@ -150,14 +181,14 @@ func (b *Bridge) Run(ctx context.Context) error {
 // session connects everything, streams until something fails or ctx ends, and
 // says whether anything became durable.
 func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
-	b.status.enter(StateConnecting, nil)
+	b.status.connecting()
 	s := &session{bridge: b, kick: make(chan struct{}, 1)}
 	defer b.status.detach()
 	// Redis first: a slot that nobody can stream from makes Postgres keep WAL for nothing.
 	if err := s.connect(ctx); err != nil {
 		return false, err
 	}
-	source, err := b.opts.Prepare(ctx, s.meta.System)
+	source, err := b.opts.Prepare(ctx, s.origin())
 	if err != nil {
 		return false, err
 	}
@@ -167,7 +198,7 @@ func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 	}
 	if waited {
 		// Who had the slot may have gone on for days: what Prepare found is old.
-		if source, err = b.opts.Prepare(ctx, s.meta.System); err != nil {
+		if source, err = b.opts.Prepare(ctx, s.origin()); err != nil {
 			stream.Abort()
 			return false, err
 		}

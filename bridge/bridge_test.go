@@ -136,7 +136,7 @@ func (p *fakePublisher) fail(err error) {
 
 func options(stream Stream, pub *fakePublisher) Options {
 	return Options{
-		Prepare: func(context.Context, string) (Source, error) {
+		Prepare: func(context.Context, Known) (Source, error) {
 			return Source{SystemID: "7", Timeline: 1, SlotCreated: true, Tables: []*change.Relation{{Name: "t"}}}, nil
 		},
 		Open:         func(context.Context) (Stream, error) { return stream, nil },
@@ -212,7 +212,7 @@ func TestRunEndsOnPermanentErrors(t *testing.T) {
 	broken := errors.New("no such column")
 	for what, change := range map[string]func(*Options){
 		"prepare": func(o *Options) {
-			o.Prepare = func(context.Context, string) (Source, error) { return Source{}, fatal{broken} }
+			o.Prepare = func(context.Context, Known) (Source, error) { return Source{}, fatal{broken} }
 		},
 		"mapper": func(o *Options) {
 			o.NewMapper = func(uint8) (Mapper, error) {

@@ -39,10 +39,12 @@ func checkLineage(meta event.Meta, watermark uint64, source Source, start change
 	case source.SlotCreated:
 		return meta, fatalf("the slot was gone and has been made anew at %s: changes since %s are not in the streams\n"+
 			"  fix: run `walrill adopt` to go on from here with that gap, in a new epoch", start, change.LSN(top))
-	case meta.Timeline != source.Timeline && start < change.LSN(top) && source.History[meta.Timeline] < change.LSN(top):
-		return meta, fatalf("Postgres is on timeline %d now (was %d) and the slot at %s is behind the streams at %s: what the new primary writes would collide with what is published\n"+
-			"  fix: if the new primary lacks nothing, let the slot catch up; otherwise run `walrill adopt` to accept its history in a new epoch",
-			source.Timeline, meta.Timeline, start, change.LSN(top))
+	case meta.Timeline != source.Timeline && source.History[meta.Timeline] == 0:
+		return meta, fatalf("the streams come from timeline %d of this system, and the server that source.url leads to is on timeline %d, which does not come from there: it is an old primary, or was restored from an older backup\n"+
+			"  fix: correct source.url, or run `walrill adopt` to let this server continue the streams in a new epoch", meta.Timeline, source.Timeline)
+	case meta.Timeline != source.Timeline && source.History[meta.Timeline] < change.LSN(top):
+		return meta, fatalf("Postgres is on timeline %d now, which left timeline %d at %s, and the streams are complete up to %s: they may have changes that the new primary lacks, and what it writes would collide with them\n"+
+			"  fix: run `walrill adopt` to accept its history from %[3]s on, in a new epoch", source.Timeline, meta.Timeline, source.History[meta.Timeline], change.LSN(top))
 	case start > change.LSN(top):
 		return meta, fatalf("Redis has lost entries, or the slot was moved or made anew: Postgres sends what comes after %s only, and the streams are complete up to %s\n"+
 			"  fix: restore Redis, or run `walrill adopt` to go on from here with that gap, in a new epoch", start, change.LSN(top))

@@ -22,6 +22,7 @@ type session struct {
 	mapper Mapper
 	pub    Publisher
 	meta   event.Meta
+	top    uint64 // of :commits when Redis was asked first
 	known  map[*event.Stream]bool
 	// complete: entries of transactions that committed below this clock are all there.
 	complete uint64
@@ -45,8 +46,17 @@ func (s *session) connect(ctx context.Context) (err error) {
 		return err
 	}
 	s.bridge.status.attach(s.pub) // from now on it can say what it waits for
-	s.meta, _, err = s.pub.Connect(ctx)
+	s.meta, s.top, err = s.pub.Connect(ctx)
 	return err
+}
+
+// origin is what Redis knows of the Postgres that the streams come from.
+func (s *session) origin() Known {
+	known := Known{System: s.meta.System, Timeline: s.meta.Timeline}
+	if epoch, lsn := event.SplitClock(s.top); epoch == s.meta.Epoch && s.meta.Begun() {
+		known.Complete = change.LSN(lsn)
+	}
+	return known
 }
 
 // start finds out where the streams stand. It must come after the slot was
@@ -164,7 +174,7 @@ func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
 		return fatalf("stream %s has entries already, up to %s, and they are not of this pipeline\n"+
 			"  fix: choose another name for the stream, or delete it when nobody needs it (redis-cli DEL %s)", stream.Name, top.ID(), strings.Join(stream.Keys, " "))
 	}
-	if s.left != 0 && top.Commit > s.clock(s.left) {
+	if s.left != 0 && top.Commit >= s.clock(s.left) {
 		return fatalf("stream %s has an entry of %s, and the history that it comes from ended at %s: the new primary lacks it\n"+
 			"  fix: run `walrill adopt` to accept the new primary's history, in a new epoch", stream.Name, top, s.left)
 	}

@@ -14,7 +14,9 @@ const (
 	StateConnecting State = "connecting"
 	StateStandby    State = "standby" // another instance streams
 	StateStreaming  State = "streaming"
-	StateRetrying   State = "retrying" // Postgres cannot be reached, or the connection broke
+	StateRetrying   State = "retrying"    // Postgres cannot be reached, or the connection broke
+	StateInRecovery State = "in_recovery" // Postgres is a standby: it is waited for a primary
+	StateSlotLost   State = "slot_lost"   // changes are missing from the streams and Postgres cannot send them again
 	StateStopping   State = "stopping"
 	StateStopped    State = "stopped"
 	StateFailed     State = "failed"
@@ -50,16 +52,28 @@ type tracker struct {
 	now    progress
 }
 
-func (t *tracker) enter(state State, err error) {
+// connecting is a new attempt, unless it waits for a primary: then nothing has changed.
+func (t *tracker) connecting() {
+	t.mu.Lock()
+	waits := t.status.State == StateInRecovery
+	t.mu.Unlock()
+	if !waits {
+		t.enter(StateConnecting, nil)
+	}
+}
+
+// enter reports whether the state was another one before.
+func (t *tracker) enter(state State, err error) (changed bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.status.State != state {
+	if changed = t.status.State != state; changed {
 		t.status.Since = time.Now()
 	}
 	t.status.State, t.status.Error = state, ""
 	if err != nil {
 		t.status.Error = err.Error()
 	}
+	return changed
 }
 
 func (t *tracker) attach(p Publisher) {

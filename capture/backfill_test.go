@@ -76,7 +76,7 @@ func follow(t *testing.T, url string, store *memoryStore, o BackfillOptions) *fo
 	o.Store, o.Readers, o.ChunkRows = store, 2, max(o.ChunkRows, 1)
 	f.source.opts.Backfill = o
 	f.source.opts.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
-	if _, err := f.source.Prepare(t.Context(), ""); err != nil {
+	if _, err := f.source.Prepare(t.Context(), Known{}); err != nil {
 		t.Fatal(err)
 	}
 	harness.Eventually(t, 10*time.Second, "the slot to be free", func() (ok bool) {

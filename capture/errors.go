@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walrill/walrill/change"
 )
 
 // SetupError says that Postgres is not set up for the pipeline, or no longer
@@ -44,13 +46,77 @@ func (e *SlotBusyError) Unwrap() error { return e.Err }
 // Standby says that another instance is at work.
 func (e *SlotBusyError) Standby() bool { return true }
 
+// errStandby refuses a connection to a server in recovery.
+var errStandby = errors.New("the server is a standby")
+
+// RecoveryError says that source.url leads to no primary but to a standby. It may be promoted, or the
+// name may soon lead to the new primary, so it is waited for.
+type RecoveryError struct{ Err error }
+
+func (e *RecoveryError) Error() string {
+	return "source.url leads to a standby and to no primary; waiting until it is promoted: " + e.Err.Error()
+}
+
+func (e *RecoveryError) Unwrap() error { return e.Err }
+
+// InRecovery says that there is a server, but no primary yet.
+func (e *RecoveryError) InRecovery() bool { return true }
+
+// SlotLostError says that the streams were fed from a slot that is gone or that Postgres
+// has invalidated: what changed since they were left is not in them.
+type SlotLostError struct {
+	Slot     string
+	Gone     bool       // there is no slot of the name; otherwise it cannot be used any more
+	Reason   string     // why Postgres has invalidated it, as far as it says
+	From     change.LSN // what committed from here on may be missing; 0 when the streams do not say
+	Promoted bool       // the server was a standby when the streams were left, and had no copy of the slot
+}
+
+func (e *SlotLostError) Error() string {
+	since := "it was last streamed from"
+	if e.From != 0 {
+		since = e.From.String()
+	}
+	s := fmt.Sprintf("slot %s is lost: Postgres has removed WAL that it needed", e.Slot)
+	switch {
+	case e.Gone && e.Promoted:
+		s = fmt.Sprintf("slot %s is gone: this server was promoted and had no synchronised copy of it", e.Slot)
+	case e.Gone:
+		s = fmt.Sprintf("slot %s is gone", e.Slot)
+	case e.Reason != "" && e.Reason != "wal_removed":
+		s = fmt.Sprintf("slot %s is lost: Postgres has invalidated it (%s)", e.Slot, e.Reason)
+	}
+	s += fmt.Sprintf(": what was changed since %s is not in the streams", since)
+	return s + "\n  fix: run `walrill adopt` to go on from now with that gap, in a new epoch" + e.prevention()
+}
+
+// prevention is what keeps it from happening again.
+func (e *SlotLostError) prevention() string {
+	switch {
+	case e.Promoted:
+		return "; against the next time: sync_replication_slots on the standbys (Postgres 17), see docs/operations.md"
+	case e.Gone:
+		return ""
+	case e.Reason == "idle_timeout":
+		return "; raise idle_replication_slot_timeout against the next time"
+	case e.Reason == "" || e.Reason == "wal_removed":
+		return "; raise max_slot_wal_keep_size against the next time"
+	}
+	return ""
+}
+
+// Permanent says that trying again is of no use.
+func (e *SlotLostError) Permanent() bool { return true }
+
+// SlotLost says that the slot is lost.
+func (e *SlotLostError) SlotLost() bool { return true }
+
 // SQLSTATE codes, from Postgres's manual, appendix A.
 const (
 	codeInsufficientPrivilege = "42501"
 	codeObjectInUse           = "55006"
 	codeDuplicateObject       = "42710"
 	codeUndefinedObject       = "42704"
-	codeObjectNotInState      = "55000"
 	codeUndefinedDatabase     = "3D000"
 	codeConfigurationLimit    = "53400"
 	classAuthorization        = "28"
@@ -66,6 +132,9 @@ func pgCode(err error) string {
 
 // setupError tells an error that will not go away by itself from one that may.
 func setupError(err error, opts *Options) error {
+	if errors.Is(err, errStandby) {
+		return &RecoveryError{err}
+	}
 	code := pgCode(err)
 	switch {
 	case len(code) == 5 && code[:2] == classAuthorization:

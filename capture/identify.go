@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walrill/walrill/change"
 )
@@ -56,4 +58,58 @@ func parseHistory(content []byte) (map[int32]change.LSN, error) {
 		}
 	}
 	return history, nil
+}
+
+// primaryOnly wraps what validates a connection: one to a standby is refused, so that of several hosts
+// the primary is taken, whatever source.url says of target_session_attrs. Streaming from a standby is
+// possible since Postgres 16, but the publication, the marks of backfills and the slot itself cannot
+// be looked after there.
+func primaryOnly(validate pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc {
+	return func(ctx context.Context, conn *pgconn.PgConn) error {
+		if conn.ParameterStatus("in_hot_standby") == "on" {
+			return errStandby
+		}
+		if validate == nil {
+			return nil
+		}
+		return validate(ctx, conn)
+	}
+}
+
+func (s *Source) setIdentity(info *Info) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.system, s.timeline = info.SystemID, info.Timeline
+}
+
+// sameServer makes sure that both connections of a stream lead to the server that was prepared:
+// while a standby takes over, the same address may lead elsewhere from one moment to the next.
+func (s *Source) sameServer(ctx context.Context, stream *Stream) error {
+	id, err := pglogrepl.IdentifySystem(ctx, stream.conn)
+	if err != nil {
+		return fmt.Errorf("identify Postgres: %w", err)
+	}
+	s.mu.Lock()
+	system, timeline := s.system, s.timeline
+	s.mu.Unlock()
+	if system != "" && (id.SystemID != system || id.Timeline != timeline) {
+		return fmt.Errorf("source.url leads to system %s on timeline %d now; a moment ago it was system %s on timeline %d", id.SystemID, id.Timeline, system, timeline)
+	}
+	return onTimeline(ctx, stream.catalog, id.Timeline)
+}
+
+// onTimeline makes sure that an ordinary connection leads to a server on this timeline.
+func onTimeline(ctx context.Context, conn *pgx.Conn, want int32) error {
+	var name string // of a WAL file: its first eight digits are the timeline
+	if err := conn.QueryRow(ctx, `SELECT pg_walfile_name(pg_current_wal_lsn())`).Scan(&name); err != nil {
+		return fmt.Errorf("read the timeline: %w", err)
+	}
+	timeline, err := strconv.ParseInt(name[:min(8, len(name))], 16, 32)
+	if err != nil {
+		return fmt.Errorf("read the timeline from WAL file %s: %w", name, err)
+	}
+	if int32(timeline) != want {
+		return fmt.Errorf("source.url leads to different servers: one is on timeline %d, another on timeline %d", timeline, want)
+	}
+	return nil
 }

@@ -14,8 +14,9 @@ const oldestVersion = 140000
 // slot or brings them up to date. It can be called again at any time.
 //
 // With a system identifier that is another than this Postgres's, it touches nothing: the streams
-// come from elsewhere.
-func (s *Source) Prepare(ctx context.Context, system string) (Info, error) {
+// come from elsewhere. It returns a *SlotLostError when a slot that the streams
+// were fed from is gone or cannot be used any more, and a *RecoveryError while the server is a standby.
+func (s *Source) Prepare(ctx context.Context, known Known) (Info, error) {
 	var info Info
 	conn, err := s.connectCancelling(ctx)
 	if err != nil {
@@ -28,7 +29,10 @@ func (s *Source) Prepare(ctx context.Context, system string) (Info, error) {
 	if err := s.identify(ctx, &info); err != nil {
 		return info, err
 	}
-	if system != "" && system != info.SystemID {
+	if err := onTimeline(ctx, conn, info.Timeline); err != nil {
+		return info, err
+	}
+	if system := known.System; system != "" && system != info.SystemID {
 		return info, &SetupError{
 			Problem: fmt.Sprintf("this is another Postgres: the streams in Redis come from system %s, source.url leads to system %s", system, info.SystemID),
 			Fix:     "correct source.url, or run `walrill adopt` to let this system continue the streams in a new epoch"}
@@ -51,12 +55,13 @@ func (s *Source) Prepare(ctx context.Context, system string) (Info, error) {
 		return info, err
 	}
 	info.SlotUsed = pub.comment == s.usedMark()
-	state, created, err := s.ensureSlot(ctx, conn, info.SlotUsed)
+	state, created, err := s.ensureSlot(ctx, conn, &info, known)
 	if err != nil {
 		return info, err
 	}
 	info.Confirmed, info.SlotCreated = state.Confirmed, created
 	s.setPrepared(tables)
+	s.setIdentity(&info)
 	return info, nil
 }
 
@@ -69,19 +74,16 @@ func (s *Source) checkServer(ctx context.Context, conn *pgx.Conn) error {
 		return &SetupError{Problem: fmt.Sprintf("Postgres %d is too old", version/10000), Fix: "upgrade to Postgres 14 or later"}
 	}
 	var walLevel string
-	var inRecovery, mayReplicate bool
-	err = conn.QueryRow(ctx, `SELECT current_setting('wal_level'), pg_is_in_recovery(),
+	var mayReplicate bool
+	err = conn.QueryRow(ctx, `SELECT current_setting('wal_level'),
 		(SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user)`).
-		Scan(&walLevel, &inRecovery, &mayReplicate)
+		Scan(&walLevel, &mayReplicate)
 	switch {
 	case err != nil:
 		return fmt.Errorf("check Postgres: %w", err)
 	case walLevel != "logical":
 		return &SetupError{Problem: "wal_level is " + walLevel + ", it must be logical",
 			Fix: "ALTER SYSTEM SET wal_level = logical; and restart Postgres"}
-	case inRecovery:
-		// Not a SetupError: it may be promoted, or the name may soon point to the new primary.
-		return fmt.Errorf("connect to Postgres: the server is a standby; with several hosts in source.url add target_session_attrs=read-write")
 	case !mayReplicate:
 		return &SetupError{Problem: "the role in source.url may not replicate", Fix: fmt.Sprintf("ALTER ROLE %s REPLICATION;", quote(conn.Config().User))}
 	}

@@ -28,7 +28,7 @@ func TestPreparePublicationFollowsTheTables(t *testing.T) {
 		{[]string{"a", "p1"}, `a,p1`},
 	} {
 		source.opts.Wanted = func(rel *change.Relation) (bool, error) { return slices.Contains(step.wanted, rel.Name), nil }
-		if _, err := source.Prepare(t.Context(), ""); err != nil {
+		if _, err := source.Prepare(t.Context(), Known{}); err != nil {
 			t.Fatal(err)
 		}
 		if got := published(); got != step.want {
@@ -50,7 +50,7 @@ func TestPrepareErrorsNameTheFix(t *testing.T) {
 		{"not the owner", as(name + "_r"), "CREATE PUBLICATION"},
 		{"no such role", as("nobody_" + name), "user and password"},
 	} {
-		_, err := newTestSource(t, c.url, name).Prepare(t.Context(), "")
+		_, err := newTestSource(t, c.url, name).Prepare(t.Context(), Known{})
 		var setup *SetupError
 		if !errors.As(err, &setup) || !strings.Contains(setup.Fix, c.want) {
 			t.Errorf("%s: got %v, want a SetupError whose fix has %q", c.what, err, c.want)
@@ -58,7 +58,7 @@ func TestPrepareErrorsNameTheFix(t *testing.T) {
 	}
 	source := newTestSource(t, db, name)
 	source.opts.Wanted = func(*change.Relation) (bool, error) { return false, nil }
-	if _, err := source.Prepare(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "no table") {
+	if _, err := source.Prepare(t.Context(), Known{}); err == nil || !strings.Contains(err.Error(), "no table") {
 		t.Errorf("no table: got %v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ type SlotState struct {
 	Confirmed change.LSN // confirmed_flush_lsn
 	Restart   change.LSN // restart_lsn: WAL from here on is kept
 	WALStatus string     // reserved, extended, unreserved, lost
+	Reason    string     // why Postgres has invalidated it, since 16: wal_removed, rows_removed, idle_timeout …
 	SafeBytes int64      // safe_wal_size: WAL that may still be written before the slot is in danger; -1 without a limit
 	Current   change.LSN // pg_current_wal_lsn()
 }
@@ -49,10 +51,10 @@ func readSlot(ctx context.Context, conn *pgx.Conn, slot string) (SlotState, erro
 	err := conn.QueryRow(ctx, `
 		SELECT coalesce(plugin, ''), coalesce(database, ''), coalesce(active_pid, 0),
 		       coalesce(confirmed_flush_lsn, '0/0')::text, coalesce(restart_lsn, '0/0')::text,
-		       coalesce(wal_status, ''), coalesce(safe_wal_size, -1),
+		       coalesce(wal_status, ''), coalesce(to_jsonb(s) ->> 'invalidation_reason', to_jsonb(s) ->> 'conflict_reason', ''), coalesce(safe_wal_size, -1),
 		       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text
-		FROM pg_replication_slots WHERE slot_name = $1`, slot).
-		Scan(&s.Plugin, &s.Database, &s.ActivePID, &confirmed, &restart, &s.WALStatus, &s.SafeBytes, &current)
+		FROM pg_replication_slots s WHERE slot_name = $1`, slot).
+		Scan(&s.Plugin, &s.Database, &s.ActivePID, &confirmed, &restart, &s.WALStatus, &s.Reason, &s.SafeBytes, &current)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, ErrNoSlot
 	}
@@ -119,15 +121,23 @@ func (s *Source) watchOnce(ctx context.Context, conn **pgx.Conn) (SlotState, err
 }
 
 // ensureSlot makes the slot when it is missing and says whether it did. One
-// that was streamed from is not made anew, unless the gap is adopted.
-func (s *Source) ensureSlot(ctx context.Context, conn *pgx.Conn, used bool) (SlotState, bool, error) {
+// that was streamed from is not made anew, unless the gap is adopted; then a lost one is dropped first.
+func (s *Source) ensureSlot(ctx context.Context, conn *pgx.Conn, info *Info, known Known) (SlotState, bool, error) {
 	state, err := readSlot(ctx, conn, s.opts.Slot)
+	if err == nil && state.WALStatus == "lost" {
+		if !s.opts.Adopt {
+			return state, false, s.lost(state, known)
+		}
+		if err := s.dropSlot(ctx, conn); err != nil {
+			return state, false, err
+		}
+		err = ErrNoSlot
+	}
 	created := false
 	if errors.Is(err, ErrNoSlot) {
-		if used && !s.opts.Adopt {
-			return state, false, &SetupError{
-				Problem: fmt.Sprintf("slot %s is gone: what was changed since it was last streamed from is not in the streams", s.opts.Slot),
-				Fix:     "run `walrill adopt` to go on from now with that gap, in a new epoch"}
+		if (info.SlotUsed || known.Complete != 0) && !s.opts.Adopt {
+			return state, false, &SlotLostError{Slot: s.opts.Slot, Gone: true, From: known.Complete,
+				Promoted: known.Timeline != 0 && known.Timeline != info.Timeline}
 		}
 		if created, err = s.createSlot(ctx, conn); err != nil {
 			return state, false, err
@@ -136,9 +146,6 @@ func (s *Source) ensureSlot(ctx context.Context, conn *pgx.Conn, used bool) (Slo
 	}
 	if err != nil {
 		return state, created, err
-	}
-	if state.WALStatus == "lost" {
-		return state, created, s.lost(nil)
 	}
 	var database string
 	if err := conn.QueryRow(ctx, `SELECT current_database()`).Scan(&database); err != nil {
@@ -180,11 +187,31 @@ func (s *Source) createSlot(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	return true, nil
 }
 
+// Advance moves the slot on, nobody streaming from it, and returns where it is then.
+func (s *Source) Advance(ctx context.Context, to change.LSN) (change.LSN, error) {
+	conn, err := s.connectCancelling(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it did is done
+	if _, err := conn.Exec(ctx, `SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)`, s.opts.Slot, to.String()); err != nil {
+		return 0, fmt.Errorf("move slot %s to %s: %w", s.opts.Slot, to, err)
+	}
+	state, err := readSlot(ctx, conn, s.opts.Slot)
+	return state.Confirmed, err
+}
+
+// dropSlot drops a slot that cannot be used any more.
+func (s *Source) dropSlot(ctx context.Context, conn *pgx.Conn) error {
+	s.opts.Log.Info("dropping the lost slot", "slot", s.opts.Slot)
+	_, err := conn.Exec(ctx, `SELECT pg_drop_replication_slot($1)`, s.opts.Slot)
+	if err != nil && pgCode(err) != codeUndefinedObject {
+		return fmt.Errorf("drop slot %s: %w", s.opts.Slot, err)
+	}
+	return nil
+}
+
 // lost describes a slot whose changes are gone.
-func (s *Source) lost(err error) error {
-	return &SetupError{
-		Problem: fmt.Sprintf("slot %s is lost: Postgres has removed WAL that it needed, so changes are missing from the streams", s.opts.Slot),
-		Err:     err,
-		Fix: fmt.Sprintf("drop it (SELECT pg_drop_replication_slot(%s);) and run `walrill adopt` to go on from now with a gap; raise max_slot_wal_keep_size against the next time",
-			literal(s.opts.Slot))}
+func (s *Source) lost(state SlotState, known Known) error {
+	return &SlotLostError{Slot: s.opts.Slot, Reason: state.Reason, From: cmp.Or(known.Complete, state.Confirmed)}
 }

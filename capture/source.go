@@ -48,6 +48,8 @@ type Source struct {
 	config *pgx.ConnConfig
 
 	mu        sync.Mutex
+	system    string             // of the last Prepare; guarded by mu
+	timeline  int32              // likewise
 	tables    []*change.Relation // of the last Prepare; guarded by mu
 	backfills *backfills         // of the last stream; guarded by mu
 }
@@ -61,6 +63,14 @@ type Info struct {
 	SlotCreated bool                 // the slot was missing and was made now
 	SlotUsed    bool                 // the publication says that a daemon has streamed from the slot (see MarkUsed)
 	Tables      []*change.Relation
+}
+
+// Known is what the streams say of where they come from. The zero Known says nothing:
+// then any Postgres will do.
+type Known struct {
+	System   string     // Postgres's system identifier
+	Timeline int32      // on which the streams were left
+	Complete change.LSN // what committed before is in the streams; 0 when they have not begun
 }
 
 // NewSource reads the connection string. It does not connect.
@@ -86,6 +96,7 @@ func NewSource(opts Options) (*Source, error) {
 	}
 	opts.Backfill.ChunkRows = cmp.Or(max(opts.Backfill.ChunkRows, 0), defaultChunkRows)
 	opts.Backfill.Readers = cmp.Or(max(opts.Backfill.Readers, 0), defaultReaders)
+	config.ValidateConnect = primaryOnly(config.ValidateConnect)
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec // no prepared statements: safe behind a pooler and across restarts
 	return &Source{opts: opts, config: config}, nil
 }
@@ -172,6 +183,10 @@ func (s *Source) start(ctx context.Context, stream *Stream) (err error) {
 	if stream.conn, stream.frames, err = s.connectReplication(ctx); err != nil {
 		return err
 	}
+	if err := s.sameServer(ctx, stream); err != nil {
+		_ = stream.conn.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
+		return err
+	}
 	err = pglogrepl.StartReplication(ctx, stream.conn, quote(s.opts.Slot), 0, pglogrepl.StartReplicationOptions{
 		Mode:       pglogrepl.LogicalReplication,
 		PluginArgs: []string{"proto_version '1'", "publication_names " + literal(quote(s.opts.Publication)), "messages 'true'"},
@@ -198,9 +213,6 @@ func (s *Source) confirmed(ctx context.Context, stream *Stream) error {
 }
 
 func (s *Source) startError(err error) error {
-	if pgCode(err) == codeObjectNotInState {
-		return s.lost(err)
-	}
 	return setupError(fmt.Errorf("start replication from slot %s: %w", s.opts.Slot, err), &s.opts)
 }
 

@@ -31,7 +31,7 @@ func openTest(t *testing.T) (url string, source *Source, stream *Stream) {
 	harness.Exec(t, url, "CREATE TABLE t (id int PRIMARY KEY, x text)", "CREATE TABLE unpublished (id int)")
 	source = newTestSource(t, url, harness.DatabaseName(t, url))
 	source.opts.Wanted = func(rel *change.Relation) (bool, error) { return rel.Name == "t", nil }
-	if _, err := source.Prepare(t.Context(), ""); err != nil {
+	if _, err := source.Prepare(t.Context(), Known{}); err != nil {
 		t.Fatal(err)
 	}
 	stream, err := source.Open(t.Context())

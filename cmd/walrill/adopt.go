@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walrill/walrill/capture"
+	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
@@ -56,12 +57,12 @@ func adopt(ctx context.Context, cfg *config.Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	top, _ := event.SplitClock(watermark)
+	top, lsn := event.SplitClock(watermark)
 	if meta.Epoch = max(meta.Epoch, top); meta.Epoch == math.MaxUint8 {
 		return "", errors.New("adopt: the epochs are used up; use a new pipeline name")
 	}
 	meta.Epoch++
-	info, err := adoptSource(ctx, cfg)
+	info, err := adoptSource(ctx, cfg, meta, change.LSN(lsn))
 	if err != nil {
 		return "", err
 	}
@@ -73,8 +74,9 @@ func adopt(ctx context.Context, cfg *config.Config) (string, error) {
 		cfg.Pipeline, meta.Epoch, meta.System, meta.Timeline, info.Confirmed), nil
 }
 
-// adoptSource prepares Postgres, unless a daemon is at work.
-func adoptSource(ctx context.Context, cfg *config.Config) (capture.Info, error) {
+// adoptSource prepares Postgres, unless a daemon is at work. On a standby that was promoted, the slot
+// goes on where its history and the streams part, so that what they have in common is not published twice.
+func adoptSource(ctx context.Context, cfg *config.Config, meta event.Meta, top change.LSN) (capture.Info, error) {
 	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), func(o *capture.Options) { o.Adopt = true })
 	if err != nil {
 		return capture.Info{}, err
@@ -82,7 +84,15 @@ func adoptSource(ctx context.Context, cfg *config.Config) (capture.Info, error) 
 	if err := awaitFree(ctx, source, cfg.Source.Slot); err != nil {
 		return capture.Info{}, err
 	}
-	return source.Prepare(ctx, "") // any system will do
+	info, err := source.Prepare(ctx, capture.Known{}) // any system will do
+	if err != nil {
+		return info, err
+	}
+	left := info.History[meta.Timeline]
+	if shared := min(left, top); meta.System == info.SystemID && info.Confirmed < shared {
+		info.Confirmed, err = source.Advance(ctx, shared)
+	}
+	return info, err
 }
 
 // freeTimeout is how long Postgres may take to notice that a daemon has ended.

@@ -32,8 +32,8 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 		return nil, err
 	}
 	p.bridge = bridge.New(bridge.Options{
-		Prepare: func(ctx context.Context, system string) (bridge.Source, error) {
-			info, err := p.source.Prepare(ctx, system)
+		Prepare: func(ctx context.Context, known bridge.Known) (bridge.Source, error) {
+			info, err := p.source.Prepare(ctx, capture.Known(known))
 			return sourceOf(info), err
 		},
 		Open: func(ctx context.Context) (bridge.Stream, error) {

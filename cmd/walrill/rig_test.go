@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/walrill/walrill/internal/harness"
+	"github.com/walrill/walrill/web"
 )
 
 // rig is what a chaos scenario is made of: servers, a workload that writes at
@@ -25,7 +27,8 @@ type rig struct {
 	redis    *harness.Redis
 	pipeline harness.Pipeline
 	oracle   *harness.Oracle
-	file     string // configuration
+	history  []harness.OracleTx // what the oracle has told so far
+	file     string             // configuration
 	rand     *rand.Rand
 	end      time.Time // of the trouble
 
@@ -41,6 +44,7 @@ type rig struct {
 // rigOptions are what differs between scenarios.
 type rigOptions struct {
 	postgres *harness.Postgres // default the shared one
+	via      *harness.Proxy    // that everybody reaches Postgres through, the daemon, the workload and the oracle
 	redis    map[string]string // configuration
 	source   func(url string) string
 	sink     func(url string) string // what the daemon is told for a server's URL
@@ -58,6 +62,9 @@ func newRig(t *testing.T, o rigOptions) *rig {
 		r.pg = harness.SharedPostgres(t, postgresVersion(t))
 	}
 	roles := harness.DatabaseWithRoles(t, r.pg)
+	if o.via != nil {
+		roles = roles.At(t, o.via.Addr())
+	}
 	db := roles.Admin
 	r.redis = harness.NewRedis(t, harness.RedisOptions{Config: o.redis})
 	r.pipeline = harness.Pipeline{
@@ -245,11 +252,8 @@ func (r *rig) finish(d *harness.Program) {
 	if code, err := d.Wait(patience); err != nil || code != 0 {
 		r.t.Errorf("the daemon ended with %d, %v; want 0", code, err)
 	}
-	history, err := r.oracle.Read(r.t.Context())
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	seen, err := r.pipeline.Verify(r.t.Context(), history)
+	r.listen()
+	seen, err := r.pipeline.Verify(r.t.Context(), r.history)
 	if err != nil {
 		r.t.Errorf("the streams are not what happened:\n%v", err)
 	}
@@ -257,4 +261,28 @@ func (r *rig) finish(d *harness.Program) {
 	if seen.Transactions < 20 {
 		r.t.Errorf("only %d transactions: this says nothing", seen.Transactions)
 	}
+}
+
+// listen has the oracle tell what it knows now. After a failover it may repeat itself.
+func (r *rig) listen() {
+	r.t.Helper()
+	told, err := r.oracle.Read(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, tx := range told {
+		if n := len(r.history); n == 0 || tx.EndLSN > r.history[n-1].EndLSN {
+			r.history = append(r.history, tx)
+		}
+	}
+}
+
+// stateOf is the state in an answer of /api/status.
+func stateOf(answer string) string {
+	var report web.Report
+	_, body, _ := strings.Cut(answer, "\n")
+	if json.Unmarshal([]byte(body), &report) != nil {
+		return ""
+	}
+	return report.State
 }

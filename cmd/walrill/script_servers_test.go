@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -25,6 +26,11 @@ import (
 func postgresCommand(ts *testscript.TestScript, args []string) {
 	s := scriptOf(ts)
 	version := postgresVersion(s.t)
+	if len(args) > 1 && args[0] == "-least" {
+		least, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		version, args = max(version, least), args[2:]
+	}
 	if len(args) == 0 {
 		s.pg = harness.SharedPostgres(s.t, version)
 		s.roles = harness.DatabaseWithRoles(s.t, s.pg)
@@ -48,13 +54,18 @@ func postgresCommand(ts *testscript.TestScript, args []string) {
 // the columns. An argument that ends in .sql names a file. It works as the owner of the database; what
 // an owner may not do, the superuser does.
 func sqlCommand(ts *testscript.TestScript, args []string) (result, error) {
-	need(ts, len(args) > 0, "sql STATEMENTS|FILE.sql...")
+	need(ts, len(args) > 0, "sql [-standby] STATEMENTS|FILE.sql...")
+	s := scriptOf(ts)
+	roles := s.roles
+	if args[0] == "-standby" {
+		need(ts, s.standby != nil, "sql -standby, after standby")
+		roles, args = roles.At(s.t, s.standby.Addr()), args[1:]
+	}
 	var out strings.Builder
 	for _, text := range args {
 		if strings.HasSuffix(text, ".sql") {
 			text = ts.ReadFile(text)
 		}
-		roles := scriptOf(ts).roles
 		rows, err := runSQL(roles.Owner, text)
 		var refused *pgconn.PgError
 		if errors.As(err, &refused) && refused.Code == "42501" {

@@ -41,6 +41,8 @@ type script struct {
 	t        testing.TB
 	pg       *harness.Postgres
 	roles    harness.Roles // of its database
+	standby  *harness.Postgres // of pg, until it is promoted
+	primary  *harness.Postgres // before that
 	redis    *harness.Redis
 	programs map[string]*harness.Program
 }
@@ -73,19 +75,23 @@ func askers() map[string]asker {
 
 func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 	commands := map[string]func(*testscript.TestScript, bool, []string){
-		"postgres":      only(postgresCommand),
-		"postgres-stop": only(stopPostgresCommand),
-		"redis":         only(startRedisCommand),
-		"redis-kill":    only(killRedisCommand),
-		"redis-start":   only(restartRedisCommand),
-		"start":         only(startCommand),
-		"ready":         only(readyCommand),
-		"signal":        only(signalCommand),
-		"exit-code":     only(exitCodeCommand),
-		"exits":         only(exitsCommand),
-		"await":         only(awaitCommand),
-		"catch-up":      only(catchUpCommand),
-		"let":           only(letCommand),
+		"postgres":          only(postgresCommand),
+		"postgres-stop":     only(stopPostgresCommand),
+		"postgres-kill":     only(killPostgresCommand),
+		"old-primary-start": only(startOldPrimaryCommand),
+		"standby":           only(standbyCommand),
+		"promote":           only(promoteCommand),
+		"redis":             only(startRedisCommand),
+		"redis-kill":        only(killRedisCommand),
+		"redis-start":       only(restartRedisCommand),
+		"start":             only(startCommand),
+		"ready":             only(readyCommand),
+		"signal":            only(signalCommand),
+		"exit-code":         only(exitCodeCommand),
+		"exits":             only(exitsCommand),
+		"await":             only(awaitCommand),
+		"catch-up":          only(catchUpCommand),
+		"let":               only(letCommand),
 	}
 	for name, ask := range askers() {
 		commands[name] = func(ts *testscript.TestScript, neg bool, args []string) {
@@ -200,7 +206,7 @@ func runCommand(ts *testscript.TestScript, args []string) (result, error) {
 func walrill(ctx context.Context, ts *testscript.TestScript, args []string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "walrill", args...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GORACE", "GOCOVERDIR", "DATABASE_URL", "REDIS_URL", "PIPELINE", "PGPASSWORD"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GORACE", "GOCOVERDIR", "DATABASE_URL", "DATABASE_ADDR", "STANDBY_URL", "STANDBY_ADDR", "REDIS_URL", "PIPELINE", "PGPASSWORD"} {
 		if value := ts.Getenv(name); value != "" {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}

@@ -15,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
+	"github.com/walrill/walrill/bridge"
 	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
@@ -150,6 +151,9 @@ func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalC
 	if err != nil {
 		report.Source.Error = redact(cfg, err.Error())
 	}
+	if errors.Is(err, capture.ErrNoSlot) && meta.Begun() || slot.WALStatus == "lost" {
+		report.State, report.Error = stateSlotLost, slotLostAdvice
+	}
 	if slot.ActivePID != 0 {
 		report.State, report.Error = "unreachable", "a daemon streams from the slot but does not answer over HTTP; give its address with --http"
 	}
@@ -162,6 +166,11 @@ func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalC
 	}
 	return report
 }
+
+const (
+	stateSlotLost  = string(bridge.StateSlotLost)
+	slotLostAdvice = "what changes is missing from the streams; `walrill run` says since when, and the way out"
+)
 
 // printReport writes the report for people; what is empty or usual is left out.
 func printReport(w io.Writer, r web.Report) error {

@@ -73,7 +73,15 @@ func NewOracle(ctx context.Context, dbURL string) (*Oracle, error) {
 	}
 	o := &Oracle{url: dbURL, slot: strings.TrimPrefix(u.Path, "/") + "_oracle"}
 	err = o.do(ctx, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'test_decoding')", o.slot)
+		var version int
+		if err := conn.QueryRow(ctx, "SELECT current_setting('server_version_num')::int").Scan(&version); err != nil {
+			return err
+		}
+		sql := "SELECT pg_create_logical_replication_slot($1, 'test_decoding')"
+		if version >= 170000 { // so that a standby has it too
+			sql = "SELECT pg_create_logical_replication_slot($1, 'test_decoding', failover => true)"
+		}
+		_, err := conn.Exec(ctx, sql, o.slot)
 		return err
 	})
 	if err != nil {

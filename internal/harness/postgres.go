@@ -37,13 +37,15 @@ type PostgresOptions struct {
 // Postgres is a cluster on 127.0.0.1 whose superuser is `postgres`, trusted
 // without a password. Its methods may be called from any goroutine.
 type Postgres struct {
-	bin     string
-	dir     string
-	sockets string     // directory of the unix socket
-	temps   []*tempDir // what Stop removes
-	port    int
-	user    *account
-	outlive bool
+	bin      string
+	dir      string
+	sockets  string     // directory of the unix socket
+	temps    []*tempDir // what Stop removes
+	port     int
+	user     *account
+	outlive  bool
+	version  int
+	settings map[string]string // in the file
 
 	mu   sync.Mutex
 	proc *process
@@ -64,7 +66,7 @@ func StartPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 }
 
 func startPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
-	p := &Postgres{dir: o.Dir, port: o.Port, outlive: o.Outlive}
+	p := &Postgres{dir: o.Dir, port: o.Port, outlive: o.Outlive, version: cmp.Or(o.Version, DefaultVersion)}
 	err := p.prepare(ctx, o)
 	if err == nil {
 		err = p.Start(ctx)
@@ -78,7 +80,7 @@ func startPostgres(ctx context.Context, o PostgresOptions) (*Postgres, error) {
 
 // prepare finds the binaries and makes the directories, the cluster and its settings.
 func (p *Postgres) prepare(ctx context.Context, o PostgresOptions) (err error) {
-	if p.bin, err = postgresBin(ctx, cmp.Or(o.Version, DefaultVersion)); err != nil {
+	if p.bin, err = postgresBin(ctx, p.version); err != nil {
 		return err
 	}
 	if p.user, err = postgresAccount(); err != nil {
@@ -171,6 +173,7 @@ func (p *Postgres) configure(settings map[string]string) error {
 	maps.Copy(all, settings)
 	all["port"] = fmt.Sprint(p.port)
 	all["unix_socket_directories"] = p.sockets
+	p.settings = all
 	var b strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		fmt.Fprintf(&b, "%s = '%s'\n", k, strings.ReplaceAll(all[k], "'", "''"))

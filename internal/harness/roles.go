@@ -57,3 +57,17 @@ func As(t testing.TB, dbURL, role string) string {
 	u.User = url.User(role)
 	return u.String()
 }
+
+// At is the same roles on another server, given by its host:port.
+func (r Roles) At(t testing.TB, addr string) Roles {
+	t.Helper()
+	for _, role := range []*string{&r.Admin, &r.Owner, &r.Daemon} {
+		u, err := url.Parse(*role)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u.Host = addr
+		*role = u.String()
+	}
+	return r
+}

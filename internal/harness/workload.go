@@ -181,7 +181,8 @@ func (w *worker) dial(ctx context.Context) (*pgx.Conn, error) {
 		return nil, err
 	}
 	config.RuntimeParams["application_name"] = "walrill workload"
-	config.RuntimeParams["deadlock_timeout"] = "50ms" // the default second would be most of the run
+	config.RuntimeParams["deadlock_timeout"] = "50ms"                        // the default second would be most of the run
+	config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary // a standby may be promoted soon
 	return pgx.ConnectConfig(ctx, config)
 }
 

@@ -40,7 +40,7 @@ func TestScript(t *testing.T) {
 type script struct {
 	t        testing.TB
 	pg       *harness.Postgres
-	roles    harness.Roles // of its database
+	roles    harness.Roles     // of its database
 	standby  *harness.Postgres // of pg, until it is promoted
 	primary  *harness.Postgres // before that
 	redis    *harness.Redis

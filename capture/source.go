@@ -101,6 +101,9 @@ func NewSource(opts Options) (*Source, error) {
 	return &Source{opts: opts, config: config}, nil
 }
 
+// Database is the database's name.
+func (s *Source) Database() string { return cmp.Or(s.config.Database, s.config.User) }
+
 // connect opens an ordinary connection. The caller closes it.
 func (s *Source) connect(ctx context.Context) (*pgx.Conn, error) {
 	return s.connectWith(ctx, s.config.Copy())

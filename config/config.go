@@ -59,8 +59,11 @@ type Sink struct {
 // Format is the form of a stream entry.
 type Format string
 
-// FormatFields writes an event as the fields of an entry; the only format yet.
-const FormatFields Format = "fields"
+const (
+	FormatFields      Format = "fields"      // the event's parts as fields of the entry
+	FormatCloudEvents Format = "cloudevents" // one field, a CloudEvent
+	FormatDebezium    Format = "debezium"    // key and value as Debezium Server writes them
+)
 
 // Durability is what Redis must have done with an event before its position
 // is confirmed to Postgres.

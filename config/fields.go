@@ -74,11 +74,7 @@ func (r *reader) sink(path string, n *node) {
 	r.mapping(path, n,
 		field{"url", r.url(&s.URL, checkSink), "url: redis://localhost:6379/0"},
 		field{name: "format", read: func(path string, n *node) {
-			if n.text == "cloudevents" || n.text == "debezium" {
-				r.fail(n.at, path, "the format %s is not available in this version; write `fields`, or leave `format` out", show(n.text))
-				return
-			}
-			choose(r, path, n, &s.Format, FormatFields)
+			choose(r, path, n, &s.Format, FormatFields, FormatCloudEvents, FormatDebezium)
 		}},
 		field{name: "durability", read: r.durability},
 		field{name: "retention", read: r.retention},

@@ -78,7 +78,11 @@ func choose[T ~string](r *reader, path string, n *node, dst *T, words ...T) {
 			return
 		}
 	}
-	r.fail(n.at, path, "want %s, got %s", want, showValue(n))
+	meant := ""
+	if near := nearest(n.text, names); near != "" {
+		meant = "; did you mean `" + near + "`?"
+	}
+	r.fail(n.at, path, "want %s, got %s%s", want, showValue(n), meant)
 }
 
 // integer reads a whole number from low to high, in decimal digits only.

@@ -26,7 +26,7 @@ func (e *GapError) Error() string {
 }
 
 // An EntryError says that an entry is none of ours: written by another
-// program, or in another format than sink.format: fields. The next call of
+// program. The next call of
 // Reader.Next goes on behind it.
 type EntryError struct {
 	Key string // the partition

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"strconv"
 
 	"github.com/redis/go-redis/v9"
 
@@ -178,8 +177,7 @@ func (r *Reader) baselines(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("read %s: %w", l.key, err)
 			}
-			text, _ := m.Values["seq"].(string)
-			if seq, err := strconv.ParseUint(text, 10, 64); err == nil { // else an entry of another program
+			if seq, ok := event.ParseSeq(m.Values); ok { // else an entry of another program
 				l.last, l.lastSeq = pos, seq
 			}
 		}

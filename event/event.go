@@ -27,6 +27,7 @@ type Event struct {
 	Data      []byte // JSON object
 	Old       []byte // JSON object or empty
 	Unchanged []byte // JSON array or empty
+	KeyData   []byte // the key's columns as a JSON object, for FormatDebezium; empty when the format or the event has none
 }
 
 // Stream is a named stream and the Redis keys of its partitions.

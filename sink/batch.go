@@ -23,6 +23,7 @@ type batch struct {
 	buf     []byte // MULTI and the entries' XADD commands
 	entries []entry
 	mark    mark
+	writer  *event.Writer
 
 	maxEntries, maxBytes int
 }
@@ -35,8 +36,8 @@ type entry struct {
 	off, end int // in the batch's buffer
 }
 
-func newBatch(maxEntries, maxBytes int) *batch {
-	return &batch{maxEntries: maxEntries, maxBytes: maxBytes}
+func newBatch(w *event.Writer, maxEntries, maxBytes int) *batch {
+	return &batch{writer: w, maxEntries: maxEntries, maxBytes: maxBytes}
 }
 
 func (b *batch) full() bool {
@@ -54,7 +55,7 @@ func (b *batch) add(part *partition, e *event.Event) {
 	off := len(b.buf)
 	b.buf = slices.Grow(b.buf, len(e.Data)+len(e.Old)+len(e.Unchanged)+len(e.Key)+2*tail) // a huge row at one go
 	b.buf = append(b.buf, "*00\r\n$4\r\nXADD\r\n"...)
-	buf, args := event.AppendEntry(b.buf, e)
+	buf, args := b.writer.Append(b.buf, e)
 	b.buf = slices.Grow(setCount(buf, off, args+1), tail)
 	b.entries = append(b.entries, entry{part, e.Position, e.Seq, off, len(b.buf)})
 }

@@ -59,6 +59,8 @@ type Options struct {
 	// +xgroup|create +xgroup|destroy.
 	URL        string
 	Pipeline   string
+	Format     event.Format // default fields
+	Database   string       // Postgres's, for events that name it
 	Durability Durability
 
 	// A batch is full at either limit. Defaults 1000 and 1 MiB.
@@ -144,6 +146,7 @@ func New(o Options) (*Publisher, error) {
 	if o.Wake == nil {
 		o.Wake = func() {}
 	}
+	writer := event.NewWriter(o.Format, o.Pipeline, o.Database)
 	p := &Publisher{
 		o:      o,
 		target: t,
@@ -153,8 +156,8 @@ func New(o Options) (*Publisher, error) {
 
 		streams:  map[*event.Stream][]*partition{},
 		byKey:    map[string]*partition{},
-		cur:      newBatch(o.BatchEntries, o.BatchBytes),
-		other:    newBatch(o.BatchEntries, o.BatchBytes),
+		cur:      newBatch(writer, o.BatchEntries, o.BatchBytes),
+		other:    newBatch(writer, o.BatchEntries, o.BatchBytes),
 		work:     make(chan *batch, 1),
 		poke:     make(chan struct{}, 1),
 		progress: make(chan struct{}, 1),

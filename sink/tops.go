@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/walrill/walrill/event"
 )
@@ -105,9 +104,8 @@ func parseTop(key string, reply any) (top, error) {
 
 // seqOf is the seq of an entry as XRANGE and XINFO show it: ID and fields.
 func seqOf(entry []any) (uint64, error) {
-	text, _ := asMap(entry[1])["seq"].(string)
-	seq, err := strconv.ParseUint(text, 10, 64)
-	if err != nil || seq == 0 {
+	seq, ok := event.ParseSeq(asMap(entry[1]))
+	if !ok {
 		return 0, fmt.Errorf("%w: its last entry, %v, has no seq; delete that entry and set the last ID back with XDEL and XSETID", errForeign, entry[0])
 	}
 	return seq, nil

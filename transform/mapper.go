@@ -38,6 +38,7 @@ type Mapper struct {
 	// of the last Map
 	events []event.Event
 	buf    []byte
+	keyRow []change.Value
 }
 
 // New checks the mapping as far as it can be without tables. The epoch is the
@@ -159,6 +160,9 @@ func (m *Mapper) whole(t *table, typ string, op change.Op, row []change.Value) e
 		}
 		e := m.emit(t, r, typ, op, key)
 		e.Data, e.Unchanged = data, unchanged
+		if err := m.addKeyData(e, t, r, row, nil); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -173,7 +177,12 @@ func (m *Mapper) update(t *table, c *change.Change) error {
 	var old []byte
 	if c.Old != nil {
 		start := len(m.buf)
-		if m.buf, err = t.appendOld(m.buf, c.New, c.Old); err != nil {
+		if m.mapping.Envelope {
+			m.buf, err = t.appendRow(m.buf, c.Old, nil)
+		} else {
+			m.buf, err = t.appendOld(m.buf, c.New, c.Old)
+		}
+		if err != nil {
 			return err
 		}
 		old = m.buf[start:]
@@ -198,11 +207,17 @@ func (m *Mapper) update(t *table, c *change.Change) error {
 				}
 				e := m.emit(t, r, t.types.created, change.Insert, key)
 				e.Data, e.Unchanged = data, unchanged
+				if err := m.addKeyData(e, t, r, c.New, c.Old); err != nil {
+					return err
+				}
 				continue
 			}
 		}
 		e := m.emit(t, r, t.types.updated, change.Update, key)
 		e.Data, e.Old, e.Unchanged = data, old, unchanged
+		if err := m.addKeyData(e, t, r, c.New, c.Old); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -213,8 +228,9 @@ func (m *Mapper) moved(t *table, r *route, c *change.Change, oldKey []byte) erro
 	if err != nil {
 		return err
 	}
-	m.emit(t, r, t.types.deleted, change.Delete, oldKey).Data = data
-	return nil
+	e := m.emit(t, r, t.types.deleted, change.Delete, oldKey)
+	e.Data = data
+	return m.addKeyData(e, t, r, c.Old, nil)
 }
 
 // truncate tells every partition, so that the readers of each see it in its place.
@@ -268,6 +284,26 @@ func (m *Mapper) key(t *table, r *route, row, before []change.Value) ([]byte, er
 			Fix:     fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL", sqlName(t.rel))}
 	}
 	return m.buf[start:], nil
+}
+
+// addKeyData sets KeyData when the mapping asks for it.
+func (m *Mapper) addKeyData(e *event.Event, t *table, r *route, row, before []change.Value) error {
+	if !m.mapping.Envelope {
+		return nil
+	}
+	return m.writeKeyData(e, t, r, row, before)
+}
+
+func (m *Mapper) writeKeyData(e *event.Event, t *table, r *route, row, before []change.Value) (err error) {
+	m.keyRow = m.keyRow[:0]
+	for range row {
+		m.keyRow = append(m.keyRow, change.Value{Kind: change.Absent})
+	}
+	for _, i := range r.key {
+		m.keyRow[i] = row[i]
+	}
+	e.KeyData, err = m.row(t, m.keyRow, before)
+	return err
 }
 
 // size is how many bytes a row's values have.

@@ -11,6 +11,9 @@ import (
 // says, in the file's order, and events are made in that order.
 type Mapping struct {
 	Streams []StreamMapping
+	// Envelope makes the events that an envelope of before and after needs: KeyData is set,
+	// and Old is all that Postgres sent of the row before instead of what differs.
+	Envelope bool
 }
 
 // StreamMapping is one stream. The name "*" stands for a stream per table,

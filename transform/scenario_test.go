@@ -25,6 +25,7 @@ var update = flag.Bool("update", false, "rewrite the scenarios' answers")
 //	stream NAME PARTITIONS TABLE[=KEY,KEY]...
 //	table NAME IDENTITY[=INDEX COLUMNS] [pk=COLUMNS] NAME:TYPE...
 //	check TABLE
+//	envelope, for Mapping.Envelope
 //	begin LSN XID
 //	insert|read TABLE NEW..., delete TABLE OLD..., update TABLE NEW... [| OLD...], truncate TABLE
 //
@@ -109,6 +110,9 @@ func (s *scenario) run(command string, args []string) string {
 		return ""
 	case "table":
 		s.table(args)
+		return ""
+	case "envelope":
+		s.mapping.Envelope = true
 		return ""
 	}
 	if s.mapper == nil {
@@ -256,7 +260,7 @@ func eventLine(e *event.Event) string {
 	for _, f := range []struct {
 		name string
 		text []byte
-	}{{"key", e.Key}, {"data", e.Data}, {"old", e.Old}, {"unchanged", e.Unchanged}} {
+	}{{"key", e.Key}, {"keydata", e.KeyData}, {"data", e.Data}, {"old", e.Old}, {"unchanged", e.Unchanged}} {
 		if len(f.text) > 0 {
 			fmt.Fprintf(&b, " %s=%s", f.name, f.text)
 		}

@@ -35,6 +35,25 @@ func TestChaosDaemonKilled(t *testing.T) {
 	r.finish(d)
 }
 
+// The daemon is killed and comes back with another format, so that each stream has entries in all of them,
+// one sequence over all.
+func TestChaosFormats(t *testing.T) {
+	r := newRig(t, rigOptions{})
+	formats := []string{"cloudevents", "debezium", "fields"}
+	d := r.begin()
+	for changes := 0; changes < len(formats) || r.goesOn(); changes++ {
+		r.published()
+		if err := d.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		r.format = formats[changes%len(formats)]
+		r.configure(r.pipeline.DBURL, r.redis.URL())
+		d = r.daemon()
+	}
+	r.ready(d)
+	r.finish(d)
+}
+
 // Redis is killed and comes back with what it has acknowledged.
 func TestChaosRedisKilled(t *testing.T) {
 	r := newRig(t, rigOptions{redis: map[string]string{"appendonly": "yes", "appendfsync": "always"}})

@@ -10,6 +10,7 @@ import (
 	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/sink"
 	"github.com/walrill/walrill/transform"
 )
@@ -50,6 +51,8 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 			return sink.New(sink.Options{
 				URL:        cfg.Sink.URL.Reveal(),
 				Pipeline:   cfg.Pipeline,
+				Format:     event.Format(cfg.Sink.Format),
+				Database:   p.source.Database(),
 				Durability: sink.Durability{Replicas: cfg.Sink.Durability.Replicas, Fsync: cfg.Sink.Durability.Fsync, Timeout: cfg.Sink.Durability.Timeout},
 				Log:        log,
 				Wake:       wake,
@@ -103,7 +106,7 @@ func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, 
 
 // mappingOf is the configuration's streams as transform wants them.
 func mappingOf(cfg *config.Config) transform.Mapping {
-	var m transform.Mapping
+	m := transform.Mapping{Envelope: cfg.Sink.Format == config.FormatDebezium}
 	for _, s := range cfg.Streams {
 		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Where: s.At.String()}
 		for _, t := range s.Tables {

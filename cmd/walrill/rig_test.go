@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -29,6 +30,7 @@ type rig struct {
 	oracle   *harness.Oracle
 	history  []harness.OracleTx // what the oracle has told so far
 	file     string             // configuration
+	format   string             // of entries; default fields
 	rand     *rand.Rand
 	end      time.Time // of the trouble
 
@@ -109,7 +111,8 @@ func (r *rig) configure(source, sink string) {
 		mode = "initial"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "pipeline: %s\nsource: {url: %q, backfill: %s}\nsink: {url: %q}\nstreams:\n", r.pipeline.Name, source, mode, sink)
+	fmt.Fprintf(&b, "pipeline: %s\nsource: {url: %q, backfill: %s}\nsink: {url: %q, format: %s}\nstreams:\n",
+		r.pipeline.Name, source, mode, sink, cmp.Or(r.format, "fields"))
 	for _, s := range r.pipeline.Streams {
 		fmt.Fprintf(&b, "  %s:\n    partitions: %d\n    tables:\n", s.Name, s.Partitions)
 		for _, table := range s.Tables {
@@ -120,7 +123,9 @@ func (r *rig) configure(source, sink string) {
 			fmt.Fprintf(&b, "      %s: %s\n", table, entry)
 		}
 	}
-	r.file = filepath.Join(r.t.TempDir(), "walrill.yaml")
+	if r.file == "" {
+		r.file = filepath.Join(r.t.TempDir(), "walrill.yaml")
+	}
 	if err := os.WriteFile(r.file, []byte(b.String()), 0o600); err != nil {
 		r.t.Fatal(err)
 	}

@@ -52,8 +52,12 @@ type streamEntry struct {
 	unchanged           []string       // sorted
 }
 
-// fieldOrder is the order of an entry's fields.
-var fieldOrder = []string{"type", "key", "op", "table", "time", "tx", "seq", "schema", "data", "old", "unchanged"}
+// fieldOrders are the orders of an entry's fields, one a format.
+var fieldOrders = [][]string{
+	{"type", "key", "op", "table", "time", "tx", "seq", "schema", "data", "old", "unchanged"},
+	{"event"},
+	{"key", "value", "type", "ordering_key", "seq", "schema", "unchanged"},
+}
 
 // readStream reads a Redis stream in chunks.
 func readStream(ctx context.Context, client *redis.Client, key string) ([]streamEntry, error) {
@@ -92,23 +96,37 @@ func parseEntry(item any) (e streamEntry, err error) {
 	}
 	flat, _ := pair[1].([]any)
 	fields := map[string]string{}
-	place := -1
+	var names []string
 	for i := 0; i+1 < len(flat); i += 2 {
 		name, _ := flat[i].(string)
-		value, _ := flat[i+1].(string)
-		at := slices.Index(fieldOrder, name)
-		switch {
-		case at <= place:
-			return e, fmt.Errorf("read entry %s: field %q is unknown or out of order", id, name)
-		case value == "":
+		fields[name], _ = flat[i+1].(string)
+		if fields[name] == "" {
 			return e, fmt.Errorf("read entry %s: field %s is empty; it should be absent", id, name)
 		}
-		place, fields[name] = at, value
+		names = append(names, name)
+	}
+	if !slices.ContainsFunc(fieldOrders, func(order []string) bool { return inOrder(names, order) }) {
+		return e, fmt.Errorf("read entry %s: one of the fields %s is unknown or out of order", id, names)
+	}
+	if fields, err = plainFields(names, fields); err != nil {
+		return e, fmt.Errorf("read entry %s: %w", id, err)
 	}
 	if err := e.fill(fields); err != nil {
 		return e, fmt.Errorf("read entry %s: %w", id, err)
 	}
 	return e, nil
+}
+
+// inOrder reports whether names are some of order, in its order.
+func inOrder(names, order []string) bool {
+	for _, name := range names {
+		at := slices.Index(order, name)
+		if at < 0 {
+			return false
+		}
+		order = order[at+1:]
+	}
+	return true
 }
 
 func (e *streamEntry) fill(fields map[string]string) error {
@@ -117,13 +135,13 @@ func (e *streamEntry) fill(fields map[string]string) error {
 	seq, err2 := strconv.ParseUint(fields["seq"], 10, 64)
 	e.tx, e.seq, e.schema = uint32(tx), seq, fields["schema"]
 	var err3, err4, err5 error
-	if text, ok := fields["data"]; ok {
+	if text := fields["data"]; text != "" {
 		e.data, err3 = decodeObject([]byte(text))
 	}
-	if text, ok := fields["old"]; ok {
+	if text := fields["old"]; text != "" {
 		e.old, err4 = decodeObject([]byte(text))
 	}
-	if text, ok := fields["unchanged"]; ok {
+	if text := fields["unchanged"]; text != "" {
 		err5 = json.Unmarshal([]byte(text), &e.unchanged)
 		slices.Sort(e.unchanged)
 	}

@@ -268,7 +268,7 @@ func validate(s *jsonschema.Schema, file []byte) (finding error, ok bool) {
 func TestSchemaAccepts(t *testing.T) {
 	s := compileSchema(t)
 	n := 0
-	for _, pattern := range []string{"testdata/full.yaml", "../internal/propose/testdata/*.yaml"} {
+	for _, pattern := range []string{"testdata/full.yaml", "../examples/*/walrill.yaml", "../internal/propose/testdata/*.yaml"} {
 		files, err := filepath.Glob(pattern)
 		if err != nil || len(files) == 0 {
 			t.Errorf("%s: no file, %v", pattern, err)

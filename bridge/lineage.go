@@ -1,18 +1,20 @@
 package bridge
 
 import (
+	"strings"
+
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/event"
 )
 
-// checkLineage decides whether the streams in Redis may be continued from
+// CheckLineage decides whether the streams in Redis may be continued from
 // where the slot stands. Watermark is the top of :commits, start the slot's confirmed
 // position. It returns the meta to record, or an error that says what
 // happened and what to do.
 //
 // The slot is only ever confirmed up to a watermark that is in :commits. So a slot
 // that is ahead of :commits means that entries are missing in between.
-func checkLineage(meta event.Meta, watermark uint64, source Source, start change.LSN) (event.Meta, error) {
+func CheckLineage(meta event.Meta, watermark uint64, source Source, start change.LSN) (event.Meta, error) {
 	if meta.IsZero() {
 		if watermark != 0 {
 			return meta, fatalf("Redis has streams of this pipeline but has lost %s: it cannot be told whether they belong to this Postgres\n"+
@@ -51,4 +53,19 @@ func checkLineage(meta event.Meta, watermark uint64, source Source, start change
 	}
 	meta.Timeline = source.Timeline
 	return meta, nil
+}
+
+// CheckStream refuses a stream of the mapping that cannot be continued: it has other partitions than in
+// Redis, or entries of this epoch that are not the pipeline's. Top is its highest entry.
+func CheckStream(meta event.Meta, stream *event.Stream, top event.Position) error {
+	n, ours := meta.Streams[stream.Name]
+	if ours && n != len(stream.Keys) {
+		return fatalf("stream %s has %d partitions in Redis, the configuration says %d: keys would change their partition and lose their order\n"+
+			"  fix: set partitions back to %d, or use a new stream name", stream.Name, n, len(stream.Keys), n)
+	}
+	if epoch, _ := event.SplitClock(top.Commit); !ours && !top.IsZero() && epoch == meta.Epoch {
+		return fatalf("stream %s has entries already, up to %s, and they are not of this pipeline\n"+
+			"  fix: choose another name for the stream, or delete it when nobody needs it (redis-cli DEL %s)", stream.Name, top.ID(), strings.Join(stream.Keys, " "))
+	}
+	return nil
 }

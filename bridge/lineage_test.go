@@ -49,7 +49,7 @@ func TestCheckLineage(t *testing.T) {
 		{"adopted, and lost since", begun, event.Clock(1, 800), Source{SystemID: "7", Timeline: 1}, 900, "lost entries", 0},
 		{":meta went back to before the adoption", ours, event.Clock(1, 800), Source{SystemID: "7", Timeline: 1}, 800, "epoch 1", 0},
 	} {
-		meta, err := checkLineage(c.meta, c.watermark, c.source, c.start)
+		meta, err := CheckLineage(c.meta, c.watermark, c.source, c.start)
 		switch {
 		case c.refused == "" && err != nil:
 			t.Errorf("%s: refused: %v", c.what, err)

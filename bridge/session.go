@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -74,7 +73,7 @@ func (s *session) start(ctx, background context.Context) error {
 	if s.meta.Timeline != s.source.Timeline {
 		s.left = s.source.History[s.meta.Timeline]
 	}
-	if s.meta, err = checkLineage(s.meta, watermark, s.source, s.stream.Start()); err != nil {
+	if s.meta, err = CheckLineage(s.meta, watermark, s.source, s.stream.Start()); err != nil {
 		return err
 	}
 	s.complete = watermark
@@ -161,18 +160,12 @@ func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
 	if s.known[stream] {
 		return nil
 	}
-	n, ours := s.meta.Streams[stream.Name]
-	if ours && n != len(stream.Keys) {
-		return fatalf("stream %s has %d partitions in Redis, the configuration says %d: keys would change their partition and lose their order\n"+
-			"  fix: set partitions back to %d, or use a new stream name", stream.Name, n, len(stream.Keys), n)
-	}
 	var top event.Position
 	if err := s.meanwhile(ctx, func(ctx context.Context) (err error) { top, err = s.pub.AddStream(ctx, stream); return err }); err != nil {
 		return err
 	}
-	if epoch, _ := event.SplitClock(top.Commit); !ours && !top.IsZero() && epoch == s.meta.Epoch {
-		return fatalf("stream %s has entries already, up to %s, and they are not of this pipeline\n"+
-			"  fix: choose another name for the stream, or delete it when nobody needs it (redis-cli DEL %s)", stream.Name, top.ID(), strings.Join(stream.Keys, " "))
+	if err := CheckStream(s.meta, stream, top); err != nil {
+		return err
 	}
 	if s.left != 0 && top.Commit >= s.clock(s.left) {
 		return fatalf("stream %s has an entry of %s, and the history that it comes from ended at %s: the new primary lacks it\n"+

@@ -23,7 +23,7 @@ func (s *Source) Prepare(ctx context.Context, known Known) (Info, error) {
 		return info, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it did is committed
-	if err := s.checkServer(ctx, conn); err != nil {
+	if err := checkServer(ctx, conn); err != nil {
 		return info, err
 	}
 	if err := s.identify(ctx, &info); err != nil {
@@ -65,27 +65,52 @@ func (s *Source) Prepare(ctx context.Context, known Known) (Info, error) {
 	return info, nil
 }
 
-func (s *Source) checkServer(ctx context.Context, conn *pgx.Conn) error {
-	version, err := serverVersion(ctx, conn)
+// server is what Postgres says of itself and of our role.
+type server struct {
+	version      int // server_version_num
+	walLevel     string
+	mayReplicate bool
+	role         string
+}
+
+func readServer(ctx context.Context, conn *pgx.Conn) (server, error) {
+	var v server
+	var err error
+	if v.version, err = serverVersion(ctx, conn); err != nil {
+		return v, err
+	}
+	err = conn.QueryRow(ctx, `SELECT current_setting('wal_level'), current_user::text,
+		(SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user)`).
+		Scan(&v.walLevel, &v.role, &v.mayReplicate)
+	if err != nil {
+		return v, fmt.Errorf("check Postgres: %w", err)
+	}
+	return v, nil
+}
+
+// problems are what is in the way, the worst first.
+func (v server) problems() []error {
+	var problems []error
+	if v.version < oldestVersion {
+		problems = append(problems, &SetupError{Problem: fmt.Sprintf("Postgres %d is too old", v.version/10000), Fix: "upgrade to Postgres 14 or later"})
+	}
+	if v.walLevel != "logical" {
+		problems = append(problems, &SetupError{Problem: "wal_level is " + v.walLevel + ", it must be logical",
+			Fix: "ALTER SYSTEM SET wal_level = logical; -- then restart Postgres"})
+	}
+	if !v.mayReplicate {
+		problems = append(problems, &SetupError{Problem: "the role in source.url may not replicate", Fix: fmt.Sprintf("ALTER ROLE %s REPLICATION;", quote(v.role))})
+	}
+	return problems
+}
+
+func checkServer(ctx context.Context, conn *pgx.Conn) error {
+	v, err := readServer(ctx, conn)
 	if err != nil {
 		return err
 	}
-	if version < oldestVersion {
-		return &SetupError{Problem: fmt.Sprintf("Postgres %d is too old", version/10000), Fix: "upgrade to Postgres 14 or later"}
-	}
-	var walLevel string
-	var mayReplicate bool
-	err = conn.QueryRow(ctx, `SELECT current_setting('wal_level'),
-		(SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user)`).
-		Scan(&walLevel, &mayReplicate)
-	switch {
-	case err != nil:
-		return fmt.Errorf("check Postgres: %w", err)
-	case walLevel != "logical":
-		return &SetupError{Problem: "wal_level is " + walLevel + ", it must be logical",
-			Fix: "ALTER SYSTEM SET wal_level = logical; and restart Postgres"}
-	case !mayReplicate:
-		return &SetupError{Problem: "the role in source.url may not replicate", Fix: fmt.Sprintf("ALTER ROLE %s REPLICATION;", quote(conn.Config().User))}
+	for _, problem := range v.problems() {
+		return problem
 	}
 	return nil
 }

@@ -29,6 +29,11 @@ func (s *Source) mark() string { return "made by walrill for pipeline " + s.opts
 // knows neither.
 func (s *Source) usedMark() string { return s.mark() + ", streaming from slot " + s.opts.Slot }
 
+// made reports whether walrill made the publication, for this pipeline.
+func (s *Source) made(p publication) bool {
+	return p.comment == s.mark() || strings.HasPrefix(p.comment, s.mark()+", ")
+}
+
 func (s *Source) readPublication(ctx context.Context, conn *pgx.Conn) (publication, error) {
 	var p publication
 	err := conn.QueryRow(ctx, `
@@ -54,8 +59,7 @@ func (s *Source) readPublication(ctx context.Context, conn *pgx.Conn) (publicati
 // ensurePublication creates the publication, or brings it in step with tables.
 func (s *Source) ensurePublication(ctx context.Context, conn *pgx.Conn, tables []table) (publication, error) {
 	if len(tables) == 0 {
-		return publication{}, &SetupError{Problem: "no table of the database matches the streams of the configuration",
-			Fix: "check the names under streams.<name>.tables (they are schema.table), or create the tables first"}
+		return publication{}, errNoTables
 	}
 	pub, err := s.readPublication(ctx, conn)
 	if err != nil {
@@ -72,20 +76,30 @@ func (s *Source) ensurePublication(ctx context.Context, conn *pgx.Conn, tables [
 
 // checkPublication refuses a publication, made by hand, that would leave changes out in silence.
 func (s *Source) checkPublication(pub publication, tables []table) error {
+	for _, problem := range s.publicationProblems(pub, tables) {
+		return problem
+	}
+	return nil
+}
+
+var errNoTables = &SetupError{Problem: "no table of the database matches the streams of the configuration",
+	Fix: "check the names under streams.<name>.tables (they are schema.table), or create the tables first"}
+
+func (s *Source) publicationProblems(pub publication, tables []table) (problems []error) {
 	if !pub.exists {
 		return nil
 	}
 	if pub.events != "" {
-		return &SetupError{Problem: fmt.Sprintf("publication %s leaves changes out: %s", s.opts.Publication, pub.events),
-			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate');", quote(s.opts.Publication))}
+		problems = append(problems, &SetupError{Problem: fmt.Sprintf("publication %s leaves changes out: %s", s.opts.Publication, pub.events),
+			Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish = 'insert, update, delete, truncate');", quote(s.opts.Publication))})
 	}
 	for _, t := range tables {
 		if t.partitioned && !pub.viaRoot {
-			return &SetupError{Problem: fmt.Sprintf("publication %s publishes changes of the partitioned table %s under the names of its partitions", s.opts.Publication, t),
-				Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true);", quote(s.opts.Publication))}
+			return append(problems, &SetupError{Problem: fmt.Sprintf("publication %s publishes changes of the partitioned table %s under the names of its partitions", s.opts.Publication, t),
+				Fix: fmt.Sprintf("ALTER PUBLICATION %s SET (publish_via_partition_root = true);", quote(s.opts.Publication))})
 		}
 	}
-	return nil
+	return problems
 }
 
 // publicationSQL are the statements that are still needed. ONLY keeps children of
@@ -110,7 +124,7 @@ func (s *Source) publicationSQL(pub publication, tables []table) []string {
 	if missing := without(wanted, pub.tables); len(missing) > 0 {
 		sql = append(sql, fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", name, only(missing)))
 	}
-	if extra := without(pub.tables, wanted); len(extra) > 0 && strings.HasPrefix(pub.comment, s.mark()) {
+	if extra := without(pub.tables, wanted); len(extra) > 0 && s.made(pub) {
 		sql = append(sql, fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s", name, only(extra)))
 	}
 	return sql
@@ -124,7 +138,7 @@ func (s *Source) MarkUsed(ctx context.Context) error {
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it did is committed
 	pub, err := s.readPublication(ctx, conn)
-	if err != nil || pub.comment == s.usedMark() || !strings.HasPrefix(pub.comment, s.mark()) {
+	if err != nil || pub.comment == s.usedMark() || !s.made(pub) {
 		return err
 	}
 	_, err = conn.Exec(ctx, fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", quote(s.opts.Publication), literal(s.usedMark())))

@@ -147,16 +147,21 @@ func (s *Source) ensureSlot(ctx context.Context, conn *pgx.Conn, info *Info, kno
 	if err != nil {
 		return state, created, err
 	}
+	return state, created, s.checkSlot(ctx, conn, state)
+}
+
+// checkSlot refuses a slot that is somebody else's.
+func (s *Source) checkSlot(ctx context.Context, conn *pgx.Conn, state SlotState) error {
 	var database string
 	if err := conn.QueryRow(ctx, `SELECT current_database()`).Scan(&database); err != nil {
-		return state, created, fmt.Errorf("read the database's name: %w", err)
+		return fmt.Errorf("read the database's name: %w", err)
 	}
 	if state.Plugin != "pgoutput" || state.Database != database {
-		return state, created, &SetupError{
+		return &SetupError{
 			Problem: fmt.Sprintf("slot %s belongs to something else: plugin %q, database %q", s.opts.Slot, state.Plugin, state.Database),
 			Fix:     "set source.slot to another name"}
 	}
-	return state, created, nil
+	return nil
 }
 
 // createSlot waits for the transactions that are running to end: a slot can

@@ -242,7 +242,7 @@ func unknown(name string, fields []field) (msg, meant string) {
 	for i, f := range fields {
 		names[i] = f.name
 	}
-	if meant = nearest(name, names); meant != "" {
+	if meant = Nearest(name, names); meant != "" {
 		return msg + "; did you mean `" + meant + "`?", meant
 	}
 	return msg + "; valid here: " + enumerate(names, "and"), ""

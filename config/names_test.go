@@ -60,7 +60,7 @@ func TestNearest(t *testing.T) {
 		"partition": "partitions", "parititons": "partitions", "Tables": "tables", "max-age": "max_age", "maxage": "max_age",
 		"kye": "key", "ke": "key", "k": "", "cat": "", "": "", "something else": "", strings.Repeat("a", 1000): "",
 	} {
-		if near := nearest(got, names); near != want {
+		if near := Nearest(got, names); near != want {
 			t.Errorf("%s: nearest is %q, want %q", got, near, want)
 		}
 	}

@@ -79,7 +79,7 @@ func choose[T ~string](r *reader, path string, n *node, dst *T, words ...T) {
 		}
 	}
 	meant := ""
-	if near := nearest(n.text, names); near != "" {
+	if near := Nearest(n.text, names); near != "" {
 		meant = "; did you mean `" + near + "`?"
 	}
 	r.fail(n.at, path, "want %s, got %s%s", want, showValue(n), meant)

@@ -2,8 +2,8 @@ package config
 
 import "strings"
 
-// nearest is the name that was probably meant, or "" when none is near.
-func nearest(got string, names []string) string {
+// Nearest is the name that was probably meant, or "" when none is near.
+func Nearest(got string, names []string) string {
 	best, least := "", max(1, min(len(got)/3, 3))+1
 	for _, name := range names {
 		if d := distance(plain(got), plain(name)); d < least {

@@ -19,4 +19,9 @@ func BackfillKey(pipeline string) string { return controlKey(pipeline, "backfill
 // CatalogueKey is the hash of schemas: for each version a field, see Schema.Field, with its Schema as JSON.
 func CatalogueKey(pipeline string) string { return controlKey(pipeline, "catalogue") }
 
+// ControlKeys are all keys that a pipeline may have beside its streams, :meta last: it lists the streams.
+func ControlKeys(pipeline string) []string {
+	return []string{CommitsKey(pipeline), CatalogueKey(pipeline), BackfillKey(pipeline), controlKey(pipeline, "parked"), MetaKey(pipeline)}
+}
+
 func controlKey(pipeline, what string) string { return "walrill:{" + pipeline + "}:" + what }

@@ -68,11 +68,16 @@ func (t *target) tlsFor(addr string) *tls.Config {
 // its end finds out about a user who may not use MULTI: its commands would be
 // executed one by one.
 func (t *target) greeting() [][]string {
+	return append(t.hello(), []string{"MULTI"}, []string{"EXEC"})
+}
+
+// hello logs in, chooses the database and says who we are.
+func (t *target) hello() [][]string {
 	g := t.login.greeting()
 	if t.db != 0 {
 		g = append(g, []string{"SELECT", strconv.Itoa(t.db)})
 	}
-	return append(g, []string{"CLIENT", "SETNAME", t.name}, []string{"MULTI"}, []string{"EXEC"})
+	return append(g, []string{"CLIENT", "SETNAME", t.name})
 }
 
 func (l login) greeting() [][]string {

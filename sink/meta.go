@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/walrill/walrill/event"
 )
@@ -37,17 +36,28 @@ func checkVersion(c *conn) error {
 	if err != nil {
 		return fmt.Errorf("ask for the server's version: %w", err)
 	}
-	info, _ := v.(string)
-	_, rest, _ := strings.Cut(info, "redis_version:")
-	version, _, _ := strings.Cut(rest, "\r\n")
-	var major, minor int
+	version := infoOf(v)["redis_version"]
+	major, minor, err := parseVersion(version)
+	if err == nil && before(major, minor, 7, 2) {
+		err = errNoWaitAOF(version)
+	}
+	return err
+}
+
+func errNoWaitAOF(version string) error {
+	return permanent{fmt.Errorf("durability with fsync needs WAITAOF, which Redis has since 7.2; this server is %s", version)}
+}
+
+func parseVersion(version string) (major, minor int, err error) {
 	if _, err := fmt.Sscanf(version, "%d.%d", &major, &minor); err != nil {
-		return fmt.Errorf("read the server's version %q: %w", version, err)
+		return 0, 0, fmt.Errorf("read the server's version %q: %w", version, err)
 	}
-	if major < 7 || major == 7 && minor < 2 {
-		return permanent{fmt.Errorf("durability with fsync needs WAITAOF, which Redis has since 7.2; this server is %s", version)}
-	}
-	return nil
+	return major, minor, nil
+}
+
+// before reports whether a version comes before another.
+func before(major, minor, thanMajor, thanMinor int) bool {
+	return major < thanMajor || major == thanMajor && minor < thanMinor
 }
 
 func readMeta(c *conn, pipeline string) (m event.Meta, watermark uint64, err error) {

@@ -85,16 +85,24 @@ func loadTops(ctx context.Context, l *link, parts []*partition, epoch uint8) err
 		if err != nil {
 			return err
 		}
-		if !t.seqKnown {
-			return permanent{fmt.Errorf("stream %s has lost its last entry, and this Redis does not say how many there were (since 7.0 it does): the next seq is unknown; delete the stream or upgrade Redis", part.key)}
-		}
-		if e, _ := event.SplitClock(t.ID.Commit); e > epoch {
-			return permanent{fmt.Errorf("stream %s has entries of epoch %d, and this pipeline is at epoch %d: another instance has adopted a new history, or the entries are not walrill's", part.key, e, epoch)}
+		if err := t.check(part.key, epoch); err != nil {
+			return err
 		}
 		part.filled.pos, part.filled.seq = t.ID, t.Seq
 		part.sent.acked = t.ID
 		return nil
 	})
+}
+
+// check refuses a stream that cannot be continued.
+func (t top) check(key string, epoch uint8) error {
+	if !t.seqKnown {
+		return permanent{fmt.Errorf("stream %s has lost its last entry, and this Redis does not say how many there were (since 7.0 it does): the next seq is unknown; delete the stream or upgrade Redis", key)}
+	}
+	if e, _ := event.SplitClock(t.ID.Commit); e > epoch {
+		return permanent{fmt.Errorf("stream %s has entries of epoch %d, and this pipeline is at epoch %d: another instance has adopted a new history, or the entries are not walrill's", key, e, epoch)}
+	}
+	return nil
 }
 
 // known are the partitions that were added, and a number that grows with them.

@@ -39,7 +39,7 @@ func keyColumns(rel *change.Relation, t *TableMapping) (key []int, doubt, err er
 	}
 	return key, &Error{Where: t.Where, Table: rel.String(),
 		Problem: "it has no replica identity to order its events by, and once it is published Postgres refuses its updates and deletes",
-		Fix: fmt.Sprintf("add a primary key that is not deferrable, or ALTER TABLE %s REPLICA IDENTITY FULL, or a unique index "+
+		Fix: fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL; or add a primary key that is not deferrable, or a unique index "+
 			"on columns that are NOT NULL and ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX its_name", sqlName(rel))}, nil
 }
 
@@ -95,7 +95,7 @@ func outsideIdentity(rel *change.Relation, t *TableMapping, identity []int, outs
 	return &Error{Where: t.KeyWhere, Table: rel.String(), Columns: outside,
 		Problem: fmt.Sprintf("cannot be keyed by %s: Postgres sends old values of the replica identity only, %s, "+
 			"so a delete or a change of the key could not be placed", strings.Join(outside, ", "), has),
-		Fix: fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL, or a unique index on (%s), all NOT NULL, "+
+		Fix: fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL; or a unique index on (%s), all NOT NULL, "+
 			"and ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX its_name", sqlName(rel), strings.Join(index, ", "))}
 }
 

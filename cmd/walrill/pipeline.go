@@ -48,21 +48,21 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 		Refresh:   p.source.Refresh,
 		NewMapper: func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
 		NewPublisher: func(wake func()) (bridge.Publisher, error) {
-			return sink.New(sink.Options{
-				URL:        cfg.Sink.URL.Reveal(),
-				Pipeline:   cfg.Pipeline,
-				Format:     event.Format(cfg.Sink.Format),
-				Database:   p.source.Database(),
-				Durability: sink.Durability{Replicas: cfg.Sink.Durability.Replicas, Fsync: cfg.Sink.Durability.Fsync, Timeout: cfg.Sink.Durability.Timeout},
-				Log:        log,
-				Wake:       wake,
-			})
+			o := sinkOptions(cfg)
+			o.Database, o.Log, o.Wake = p.source.Database(), log, wake
+			return sink.New(o)
 		},
 		HTTP:        httpAddr,
 		StopTimeout: stopTimeout,
 		Log:         log,
 	})
 	return p, nil
+}
+
+func sinkOptions(cfg *config.Config) sink.Options {
+	d := cfg.Sink.Durability
+	return sink.Options{URL: cfg.Sink.URL.Reveal(), Pipeline: cfg.Pipeline, Format: event.Format(cfg.Sink.Format),
+		Durability: sink.Durability{Replicas: d.Replicas, Fsync: d.Fsync, Timeout: d.Timeout}}
 }
 
 func sourceOf(info capture.Info) bridge.Source {

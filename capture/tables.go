@@ -87,7 +87,7 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
-		  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walrill') AND n.nspname NOT LIKE 'pg\_%'
+		  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walrill') AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT LIKE 'walrill\_%'
 		ORDER BY n.nspname, c.relname`)
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
@@ -111,7 +111,7 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
-	return tables, nil
+	return withoutViews(ctx, conn, tables)
 }
 
 // describe completes a relation that the stream announced: its columns' types, and its

@@ -21,6 +21,8 @@ type Config struct {
 	Sink     Sink
 	// Streams is at least one, in the order written in the file.
 	Streams []Stream
+	// Views are the read models; without any, Store is zero.
+	Views Views
 }
 
 // Source is the Postgres database that changes come from.

@@ -41,6 +41,7 @@ func (r *reader) config(root *node) {
 		field{"source", r.source, "source: {url: \"${DATABASE_URL}\"}"},
 		field{"sink", r.sink, "sink: {url: \"redis://localhost:6379/0\"}"},
 		field{"streams", r.streams, "streams: {\"*\": {tables: {\"public.*\": {}}}}"},
+		field{name: "views", read: r.views},
 	)
 	r.defaults()
 	r.collisions()
@@ -226,7 +227,7 @@ func missingSpace(n *node) string {
 
 // later are fields of the design that are not built yet: whoever writes one
 // has read about it, and is told so instead of being taken to have mistyped.
-var later = []string{"views", "aggregates", "on_slot_loss", "events", "columns", "mask", "numbers", "version"}
+var later = []string{"aggregates", "fold", "document", "emit", "consistency", "workers", "on_slot_loss", "events", "columns", "mask", "numbers", "version"}
 
 // unknown says what is wrong with a field that the mapping does not have,
 // and which of its fields was meant, if that can be guessed.

@@ -121,7 +121,7 @@ func tablePattern(written string) (pattern, msg string) {
 		msg = "cannot be a name in Postgres; write 1 to 63 bytes, without line breaks and without spaces at the ends"
 	case strings.HasPrefix(schema, "pg_") || schema == "information_schema":
 		msg = "is of Postgres's own catalogue, which no publication can hold; remove it"
-	case schema == "walrill":
+	case schema == "walrill" || strings.HasPrefix(schema, "walrill_"):
 		msg = "is of walrill's own schema, which is never captured; remove it"
 	}
 	if msg != "" {

@@ -61,7 +61,9 @@ func home(name string) string {
 		return "under a stream's name in `streams`"
 	case "key":
 		return "under a table's name in `tables`"
-	case "pipeline", "source", "sink", "streams":
+	case "mirror", "query", "affects":
+		return "under a view's name in `views`"
+	case "pipeline", "source", "sink", "streams", "views":
 		return "at the top of the file, not indented"
 	}
 	return ""

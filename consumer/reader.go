@@ -49,6 +49,7 @@ type Reader struct {
 	start   event.Position  // reading began behind it
 	merge   merge
 	chunk   chunk
+	told    uint64       // the watermark that Step has told of
 	lost    bool         // the watermark is below one that was reached, which was reported
 	held    *event.Event // comes next, behind an error about it
 }
@@ -97,20 +98,36 @@ func Open(ctx context.Context, o Options) (*Reader, error) {
 // *LossError, which say something about the data. Any other error, such as a
 // missing right, comes back until its cause is gone.
 func (r *Reader) Next(ctx context.Context) (event.Event, error) {
+	for {
+		if e, ok, err := r.Step(ctx); ok || err != nil {
+			return e, err
+		}
+	}
+}
+
+// Step is Next for those who follow the watermark too: it also returns, with
+// ok false, when the watermark has moved and everything below it has been handed
+// out. Watermark says where it is.
+func (r *Reader) Step(ctx context.Context) (e event.Event, ok bool, err error) {
 	for ctx.Err() == nil {
 		if r.held != nil {
 			e := *r.held
 			r.held = nil
-			return e, nil
+			return e, true, nil
 		}
-		if l, e, ok := r.merge.next(); ok {
-			return r.deliver(l, e)
+		if l, raw, found := r.merge.next(); found {
+			e, err := r.deliver(l, raw)
+			return e, err == nil, err
+		}
+		if r.merge.drained() && r.merge.limit > r.told {
+			r.told = r.merge.limit
+			return event.Event{}, false, nil
 		}
 		if err := r.proceed(ctx); err != nil {
-			return event.Event{}, err
+			return event.Event{}, false, err
 		}
 	}
-	return event.Event{}, ctx.Err()
+	return event.Event{}, false, ctx.Err()
 }
 
 // Ready reports whether Next has an event at hand and will not wait for it: a

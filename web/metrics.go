@@ -46,6 +46,33 @@ var metrics = []metric{
 	gauge("redis_ok", "1 while Redis takes entries.", func(r Report) float64 { return truth(r.Sink.ErrorKind == "") }),
 }
 
+// viewMetric is a number of each view.
+type viewMetric struct {
+	desc  *prometheus.Desc
+	value func(*Views, View) float64
+}
+
+func viewGauge(name, help string, value func(*Views, View) float64) viewMetric {
+	return viewMetric{prometheus.NewDesc("walrill_view_"+name, help, []string{"view"}, nil), value}
+}
+
+var viewMetrics = []viewMetric{
+	viewGauge("live", "1 while the view is complete and follows.", func(v *Views, w View) float64 {
+		return truth(v.State == "running" && v.Gap == "" && w.State == "live")
+	}),
+	viewGauge("lag_bytes", "WAL between the view's position and the watermark in Redis.", func(v *Views, _ View) float64 { return float64(v.LagBytes) }),
+	viewGauge("lag_seconds", "For how long the view has been behind the watermark in Redis.", func(v *Views, _ View) float64 { return v.LagSeconds }),
+	viewGauge("parked", "Keys of the view that are set aside.", func(_ *Views, w View) float64 { return float64(w.Parked) }),
+}
+
+func (v *Views) collect(ch chan<- prometheus.Metric) {
+	for _, w := range v.Views {
+		for _, m := range viewMetrics {
+			ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.value(v, w), w.Name)
+		}
+	}
+}
+
 var (
 	redisErrors  = prometheus.NewDesc("walrill_redis_errors_total", "Errors of Redis by kind.", []string{"kind"}, nil)
 	batchEntries = prometheus.NewDesc("walrill_batch_entries", "Entries of a batch.", nil, nil)
@@ -58,6 +85,9 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- m.desc
 	}
 	ch <- redisErrors
+	for _, m := range viewMetrics {
+		ch <- m.desc
+	}
 	ch <- batchEntries
 	ch <- ackSeconds
 }
@@ -67,6 +97,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	r := c.report()
 	for _, m := range metrics {
 		ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(r))
+	}
+	if r.Views != nil {
+		r.Views.collect(ch)
 	}
 	for kind, n := range r.Sink.Errors {
 		ch <- prometheus.MustNewConstMetric(redisErrors, prometheus.CounterValue, float64(n), kind)

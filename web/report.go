@@ -15,6 +15,7 @@ type Report struct {
 	Source   Source    `json:"source"`
 	Sink     Sink      `json:"sink"`
 	Backfill Backfill  `json:"backfill"`
+	Views    *Views    `json:"views,omitempty"` // nil when this daemon keeps none
 }
 
 // Backfill sums up the backfills that this daemon knows of; `walrill backfill status` has each.

@@ -20,13 +20,13 @@ type Server struct {
 	http     *http.Server
 }
 
-// Listen starts to answer on addr. report is asked for every request.
-func Listen(addr string, report func() Report) (*Server, error) {
+// Listen starts to answer on addr. report is asked for every request, wait for each that waits for a view.
+func Listen(addr string, report func() Report, wait Waiter) (*Server, error) {
 	listener, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for HTTP on %s: %w", addr, err)
 	}
-	s := &Server{listener: listener, http: &http.Server{Handler: handler(report), ReadHeaderTimeout: 10 * time.Second}}
+	s := &Server{listener: listener, http: &http.Server{Handler: handler(report, wait), ReadHeaderTimeout: 10 * time.Second}}
 	return s, nil
 }
 
@@ -48,7 +48,7 @@ func (s *Server) Close() error {
 	return s.http.Shutdown(ctx)
 }
 
-func handler(report func() Report) http.Handler {
+func handler(report func() Report, wait Waiter) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collector{report})
 	mux := http.NewServeMux()
@@ -61,8 +61,9 @@ func handler(report func() Report) http.Handler {
 		encoder.SetIndent("", "  ")
 		_ = encoder.Encode(report()) // who asked has gone away
 	})
+	mux.HandleFunc("GET /api/views/{name}/wait", waitHandler(wait))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, "walrill\n\n/healthz\n/readyz\n/metrics\n/api/status\n")
+		fmt.Fprint(w, "walrill\n\n/healthz\n/readyz\n/metrics\n/api/status\n/api/views/NAME/wait?lsn=LSN&timeout=5s\n")
 	})
 	return mux
 }

@@ -89,12 +89,8 @@ func (f *sourceFlags) request(cmd *cobra.Command, table string, request event.Ba
 	}
 	defer client.Close() //nolint:errcheck // what it wrote was acknowledged
 	request.ID, request.At = rand.Text(), time.Now().UTC()
-	text, err := json.Marshal(request)
-	if err != nil {
-		return err
-	}
-	if err := client.HSet(cmd.Context(), event.BackfillKey(cfg.Pipeline), event.BackfillRequestField(table), text).Err(); err != nil {
-		return redacted(cfg, fmt.Errorf("write %s: %w", event.BackfillKey(cfg.Pipeline), err))
+	if err := (&backfillStore{client, cfg.Pipeline}).request(cmd.Context(), table, request); err != nil {
+		return redacted(cfg, err)
 	}
 	state, err := awaitAnswer(cmd.Context(), &backfillStore{client, cfg.Pipeline}, table, request.ID)
 	switch {

@@ -11,6 +11,7 @@ import (
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/projector"
 	"github.com/walrill/walrill/sink"
 	"github.com/walrill/walrill/web"
 )
@@ -24,6 +25,7 @@ type reporter struct {
 
 	mu       sync.Mutex
 	pipeline *pipeline // nil until it is made
+	views    *viewReporter
 	slot     capture.SlotState
 	slotErr  error
 	totals   totals
@@ -106,7 +108,16 @@ func (r *reporter) report() web.Report {
 	defer r.mu.Unlock()
 	report := web.Report{Pipeline: r.config.Pipeline, Version: version, State: "starting"}
 	report.Source.Slot = r.config.Source.Slot
+	if r.views != nil {
+		report.Views = r.views.report(r.config)
+	}
 	if r.pipeline == nil {
+		if v := report.Views; v != nil { // views alone
+			report.State, report.Error = v.State, v.Error
+			if v.State == projector.StateRunning {
+				report.State = "streaming"
+			}
+		}
 		return report
 	}
 	status := r.pipeline.bridge.Status()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/walrill/walrill/capture"
@@ -19,6 +20,12 @@ import (
 )
 
 const defaultHTTP = "127.0.0.1:8077"
+
+// The parts of --only.
+const (
+	onlyCapture = "capture"
+	onlyViews   = "views"
+)
 
 type runFlags struct {
 	sourceFlags
@@ -44,17 +51,20 @@ Needs a configuration file (-c), or without one:
 	cmd.Flags().StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 	cmd.Flags().IntVar(&f.backfill.Readers, "backfill-readers", 2, "tables that a backfill reads at the same time")
 	cmd.Flags().IntVar(&f.backfill.ChunkRows, "backfill-chunk", 10000, "rows that a backfill reads at once")
-	cmd.Flags().StringVar(&f.only, "only", "capture", "which part to run; this version has capture")
+	cmd.Flags().StringVar(&f.only, "only", "", "which part to run: capture or views; default both, as far as configured")
 	return cmd
 }
 
 func (f *runFlags) run(cmd *cobra.Command) error {
-	if f.only != "capture" {
-		return usageError{fmt.Errorf("--only %s: this version has no views; leave the flag out", f.only)}
+	if f.only != "" && f.only != onlyCapture && f.only != onlyViews {
+		return usageError{fmt.Errorf("--only %s: want capture or views", f.only)}
 	}
 	cfg, err := f.load(cmd)
 	if err != nil {
 		return err
+	}
+	if f.only == onlyViews && len(cfg.Views.List) == 0 {
+		return usageError{errors.New("--only views: the configuration has no `views`")}
 	}
 	log, err := newLogger(cmd.ErrOrStderr(), f.logFormat, f.logLevel, cfg)
 	if err != nil {
@@ -88,23 +98,42 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 		return redacted(cfg, err)
 	}
 	defer client.Close() //nolint:errcheck // what it wrote was acknowledged
-	backfill := f.backfill
-	backfill.Store = &backfillStore{client, cfg.Pipeline}
-	backfill.Initial = cfg.Source.Backfill == config.BackfillInitial
-	p, err := newPipeline(cfg, addr, backfill, log)
-	if err != nil {
-		return redacted(cfg, err)
+	parts := newParts(ctx)
+	if len(cfg.Views.List) > 0 && f.only != onlyCapture {
+		views := newProjector(cfg, client, log)
+		report.keep(views, client)
+		parts.run(views.Run)
 	}
-	watchCtx, stopWatching := context.WithCancel(ctx)
-	watched := make(chan struct{})
-	go func() { report.watch(watchCtx, p); close(watched) }()
-	err = p.bridge.Run(ctx)
-	stopWatching()
-	<-watched
-	if err == nil {
+	if f.only != onlyViews {
+		p, err := f.capture(cfg, addr, client, log)
+		if err != nil {
+			return redacted(cfg, errors.Join(err, parts.stop()))
+		}
+		parts.run(func(ctx context.Context) error { return runPipeline(ctx, p, report) })
+	}
+	if err = parts.wait(); err == nil {
 		log.Info("stopped")
 	}
 	return redacted(cfg, err)
+}
+
+// capture makes the pipeline that carries changes.
+func (f *runFlags) capture(cfg *config.Config, addr string, client redis.UniversalClient, log *slog.Logger) (*pipeline, error) {
+	backfill := f.backfill
+	backfill.Store = &backfillStore{client, cfg.Pipeline}
+	backfill.Initial = cfg.Source.Backfill == config.BackfillInitial
+	return newPipeline(cfg, addr, backfill, log)
+}
+
+// runPipeline carries changes and follows the slot until ctx ends or the pipeline cannot go on.
+func runPipeline(ctx context.Context, p *pipeline, report *reporter) error {
+	watchCtx, stopWatching := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() { report.watch(watchCtx, p); close(watched) }()
+	err := p.bridge.Run(ctx)
+	stopWatching()
+	<-watched
+	return err
 }
 
 // listen opens the HTTP address. When nobody chose the default address and it
@@ -113,10 +142,10 @@ func (f *runFlags) listen(cmd *cobra.Command, report *reporter, log *slog.Logger
 	if f.http == "" {
 		return nil, nil
 	}
-	server, err := web.Listen(f.http, report.report)
+	server, err := web.Listen(f.http, report.report, report.wait)
 	if err != nil && !cmd.Flags().Changed("http") {
 		taken := err
-		if server, err = web.Listen("127.0.0.1:0", report.report); err == nil {
+		if server, err = web.Listen("127.0.0.1:0", report.report, report.wait); err == nil {
 			log.Warn("the default HTTP address is taken: using another", "error", taken, "http", server.Addr())
 		}
 	}
@@ -161,7 +190,7 @@ func redactAttr(cfg *config.Config, a slog.Attr) slog.Attr {
 
 // redact removes what drivers may have put of a connection string into text.
 func redact(cfg *config.Config, text string) string {
-	return config.Redact(text, cfg.Source.URL, cfg.Sink.URL)
+	return config.Redact(text, cfg.Source.URL, cfg.Sink.URL, cfg.Views.Store)
 }
 
 // redacted keeps an error's kind and hides its secrets.

@@ -197,6 +197,22 @@ func printReport(w io.Writer, r web.Report) error {
 	if b := r.Backfill; b.Waiting+b.Running+b.Failed > 0 {
 		row("backfill", "%d tables running, %d waiting, %d failed; %d rows", b.Running, b.Waiting, b.Failed, b.Rows)
 	}
+	if v := r.Views; v != nil {
+		row("views", "%s, %s behind the streams; complete up to %s", v.State, size(v.LagBytes), v.Position)
+		if v.Error+v.Gap != "" {
+			row("", "%s", v.Error+v.Gap)
+		}
+		for _, w := range v.Views {
+			line := w.State
+			if w.Parked > 0 {
+				line += fmt.Sprintf(", %d keys set aside", w.Parked)
+			}
+			if w.Error != "" {
+				line += ": " + w.Error
+			}
+			row("  "+w.Name, "%s", line)
+		}
+	}
 	redis := r.Sink.State
 	if r.Sink.ErrorKind != "" {
 		redis = fmt.Sprintf("%s (%s): %s", r.Sink.State, r.Sink.ErrorKind, r.Sink.Error)

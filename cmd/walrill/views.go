@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/walrill/walrill/capture"
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/consumer"
+	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/projector"
+	"github.com/walrill/walrill/transform"
+)
+
+// newProjector makes the projector of a configuration's views.
+func newProjector(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) *projector.Projector {
+	return projector.New(projectorOptions(cfg, client, log))
+}
+
+func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) projector.Options {
+	return projector.Options{
+		Pipeline:  cfg.Pipeline,
+		StoreURL:  cfg.Views.Store.Reveal(),
+		Schema:    cfg.Views.Schema,
+		Views:     viewsOf(cfg),
+		Tables:    func(ctx context.Context) ([]projector.Table, error) { return tablesOf(ctx, cfg) },
+		Open:      (&feeds{client, cfg.Pipeline, log}).open,
+		Backfills: &viewBackfills{&backfillStore{client, cfg.Pipeline}},
+		Log:       log,
+		Watermark: func(ctx context.Context) (uint64, error) {
+			w, _, err := consumer.Watermark(ctx, client, cfg.Pipeline)
+			return w, err
+		},
+	}
+}
+
+func viewsOf(cfg *config.Config) []projector.View {
+	var list []projector.View
+	for _, v := range cfg.Views.List {
+		view := projector.View{Name: v.Name, Mirror: v.Mirror, Include: v.Columns.Include, Exclude: v.Columns.Exclude, Rename: v.Columns.Rename,
+			Key: v.Key, Query: v.Query, Affects: map[string]string{}, Where: v.At.String()}
+		for _, a := range v.Affects {
+			view.Affects[a.Table] = a.SQL
+		}
+		list = append(list, view)
+	}
+	return list
+}
+
+// tablesOf are the tables that the streams carry, each with the first stream that has its rows.
+func tablesOf(ctx context.Context, cfg *config.Config) ([]projector.Table, error) {
+	rels, err := capture.Tables(ctx, cfg.Source.URL.Reveal())
+	if err != nil {
+		return nil, err
+	}
+	mapper, err := transform.New(mappingOf(cfg), 0)
+	if err != nil {
+		return nil, err
+	}
+	streams := map[string]string{}
+	for _, rel := range rels {
+		// A table that does not fit the mapping is capture's to report.
+		if list, err := mapper.Check(rel); err == nil && len(list) > 0 {
+			streams[rel.String()] = list[0].Name
+		}
+	}
+	return projector.ReadTables(ctx, cfg.Source.URL.Reveal(), streams)
+}
+
+// feeds opens readers of the streams for a projector.
+type feeds struct {
+	client   redis.UniversalClient
+	pipeline string
+	log      *slog.Logger
+}
+
+// replayPatience is how long a lost tail may take to be published again before the views are filled anew.
+const replayPatience = 30 * time.Second
+
+func (f *feeds) open(ctx context.Context, streams []string, after event.Position) (projector.Feed, error) {
+	o := consumer.Options{Client: f.client, Pipeline: f.pipeline, Streams: streams, Notify: consumer.LogNotices(f.log)}
+	if !after.IsZero() {
+		o.From = consumer.After(after)
+	}
+	for deadline := time.Now().Add(replayPatience); ; {
+		r, err := consumer.Open(ctx, o)
+		var loss *consumer.LossError
+		switch {
+		case err == nil:
+			return &feed{r, f.log}, nil
+		case !errors.As(err, &loss):
+			return nil, err
+		case time.Now().After(deadline):
+			return nil, &projector.MissingError{Err: err}
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// feed is a reader whose errors are told apart for a projector.
+type feed struct {
+	*consumer.Reader
+	log *slog.Logger
+}
+
+// Step implements projector.Feed. What Redis lost comes again with the same IDs; the projector sees by its own
+// count whether all of it did.
+func (f *feed) Step(ctx context.Context) (event.Event, bool, error) {
+	for {
+		e, ok, err := f.Reader.Step(ctx)
+		var gap *consumer.GapError
+		var late *consumer.LateError
+		var loss *consumer.LossError
+		var foreign *consumer.EntryError
+		switch {
+		case errors.As(err, &gap), errors.As(err, &late):
+			return e, false, &projector.MissingError{Err: err}
+		case errors.As(err, &loss):
+			f.log.Warn("the views wait for what Redis has lost", "error", err)
+		case errors.As(err, &foreign):
+			f.log.Warn("an entry is not walrill's: the views leave it out", "error", err)
+		default:
+			return e, ok, err
+		}
+	}
+}
+
+// viewBackfills asks the daemon that captures for backfills.
+type viewBackfills struct{ store *backfillStore }
+
+// Look implements projector.Backfills.
+func (v *viewBackfills) Look(ctx context.Context, table string) (projector.Backfill, error) {
+	records, err := v.store.Load(ctx)
+	if err != nil {
+		return projector.Backfill{}, err
+	}
+	record := records[table]
+	b := projector.Backfill{Known: record.State != nil || record.Request != nil}
+	if r := record.Request; r != nil {
+		b.Pending = r.ID
+	}
+	s := record.State
+	if s == nil {
+		return b, nil
+	}
+	b.Done, b.Whole, b.Request = s.State == capture.BackfillDone && !record.Lost, s.Where == "", s.Request
+	switch s.State {
+	case capture.BackfillFailed:
+		b.Error = s.Error
+	case capture.BackfillCancelled:
+		b.Error = "it was cancelled"
+	}
+	if s.LSN != "" {
+		lsn, err := change.ParseLSN(s.LSN)
+		if err != nil {
+			return b, fmt.Errorf("read the backfill of %s: %w", table, err)
+		}
+		b.Clock = event.Clock(s.Epoch, uint64(lsn))
+	}
+	return b, nil
+}
+
+// Request implements projector.Backfills.
+func (v *viewBackfills) Request(ctx context.Context, table string) (string, error) {
+	request := event.BackfillRequest{ID: rand.Text(), Action: "start", At: time.Now().UTC()}
+	return request.ID, v.store.request(ctx, table, request)
+}
+
+// request leaves a request for the daemon that captures.
+func (s *backfillStore) request(ctx context.Context, table string, request event.BackfillRequest) error {
+	text, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	if err := s.client.HSet(ctx, event.BackfillKey(s.pipeline), event.BackfillRequestField(table), text).Err(); err != nil {
+		return fmt.Errorf("write %s: %w", event.BackfillKey(s.pipeline), err)
+	}
+	return nil
+}

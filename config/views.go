@@ -1,0 +1,191 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Views are the read models of a pipeline and where they live.
+type Views struct {
+	// Store is the Postgres database of the views, in the forms of Source.URL.
+	Store URL
+	// Schema is that of the views' tables. Default public.
+	Schema string
+	// List is at least one view, in the order written, names distinct.
+	List []View
+}
+
+// View is one read model: a mirror of a table, or a query over mirrors.
+type View struct {
+	Name string
+	// Mirror is the table, as schema.table, of which the view is a copy; empty for a query.
+	Mirror  string
+	Columns Columns // of a mirror
+	// Key is the columns of a query's result that tell its rows apart.
+	Key []string
+	// Query is one SELECT over the tables of the streams.
+	Query string
+	// Affects are SELECTs over `changed` that give the keys to recompute, for the tables for which that is not derived.
+	Affects []Affects
+	At      Pos
+}
+
+// Columns chooses and renames columns.
+type Columns struct {
+	Include []string // nil: all
+	Exclude []string
+	Rename  map[string]string // name in the source to name here
+}
+
+// Affects is for one table, by the name that the query has for it.
+type Affects struct {
+	Table, SQL string
+	At         Pos
+}
+
+// views reads the store, and every other name as a view.
+func (r *reader) views(path string, n *node) {
+	v := &r.cfg.Views
+	if !r.isMapping(path, n, "`store:` and the names of views") || n.kind == kindBad {
+		return
+	}
+	v.Schema = "public"
+	own := *n
+	own.entries = nil
+	fields := []field{
+		{"store", r.url(&v.Store, checkStore), "store: ${DATABASE_URL}"},
+		{name: "schema", read: r.name(&v.Schema, checkViewName)},
+	}
+	for _, e := range n.entries {
+		if slices.ContainsFunc(fields, func(f field) bool { return f.name == e.name }) {
+			own.entries = append(own.entries, e)
+			continue
+		}
+		if e.value.kind != kindMapping && e.value.kind != kindBad {
+			own.entries = append(own.entries, e) // no view: a field that is mistyped
+			continue
+		}
+		if view, ok := r.view(join(path, e.name), e); ok {
+			v.List = append(v.List, view)
+		}
+	}
+	r.mapping(path, &own, fields...)
+	if len(v.List) == 0 && len(r.errs) == 0 {
+		r.fail(n.owner, path, "no view is given; write one such as `orders_copy: {mirror: public.orders}`")
+	}
+}
+
+func (r *reader) view(path string, e entry) (View, bool) {
+	v := View{Name: e.name, At: e.at}
+	before := len(r.errs)
+	if msg := checkViewName(e.name); msg != "" {
+		r.fail(e.at, path, "the view's name %s", msg)
+	}
+	r.mapping(path, e.value,
+		field{name: "mirror", read: func(path string, n *node) {
+			written, ok := r.text(path, n, "a table's name, such as public.orders")
+			if !ok {
+				return
+			}
+			pattern, msg := tablePattern(written)
+			if msg == "" && pattern[len(pattern)-1] == '*' {
+				msg = "the table's name " + show(written) + " is a pattern; a view mirrors one table, write its name"
+			}
+			if msg != "" {
+				r.fail(n.at, path, "%s", msg)
+			}
+			v.Mirror = pattern
+		}},
+		field{name: "columns", read: func(path string, n *node) { r.columns(path, n, &v.Columns) }},
+		field{name: "key", read: func(path string, n *node) { v.Key = r.key(path, n) }},
+		field{name: "query", read: r.sql(&v.Query, "a SELECT")},
+		field{name: "affects", read: func(path string, n *node) { v.Affects = r.affects(path, n) }},
+	)
+	if len(r.errs) == before {
+		r.checkView(path, e, &v)
+	}
+	return v, len(r.errs) == before
+}
+
+// checkView says which fields go together.
+func (r *reader) checkView(path string, e entry, v *View) {
+	columns := v.Columns.Include != nil || v.Columns.Exclude != nil || v.Columns.Rename != nil
+	switch {
+	case v.Mirror == "" && v.Query == "":
+		r.fail(e.at, path, "a view needs `mirror: public.orders`, a copy of a table, or `query: SELECT …` with `key: …`")
+	case v.Mirror != "" && (v.Query != "" || v.Key != nil || v.Affects != nil):
+		r.fail(e.at, path, "`mirror` is a copy of a table and takes `columns` only; leave `query`, `key` and `affects` out, or `mirror`")
+	case v.Query != "" && v.Key == nil:
+		r.fail(e.at, path, "the field `key` is missing; write `key: order_id`, the columns of the query's result that tell its rows apart")
+	case v.Query != "" && columns:
+		r.fail(e.at, path, "`columns` is for mirrors; a query chooses its columns itself")
+	case v.Columns.Include != nil && v.Columns.Exclude != nil:
+		r.fail(e.at, path, "`include` and `exclude` exclude each other; keep one")
+	}
+}
+
+func (r *reader) columns(path string, n *node, c *Columns) {
+	r.mapping(path, n,
+		field{name: "include", read: func(path string, n *node) { c.Include = r.key(path, n) }},
+		field{name: "exclude", read: func(path string, n *node) { c.Exclude = r.key(path, n) }},
+		field{name: "rename", read: func(path string, n *node) {
+			if !r.isMapping(path, n, "names, such as `cust: customer_id`") {
+				return
+			}
+			c.Rename = map[string]string{}
+			for _, e := range n.entries {
+				to, ok := r.text(join(path, e.name), e.value, "a column's name")
+				if msg := checkColumn(to, nil); ok && msg != "" {
+					r.fail(e.value.at, join(path, e.name), "the column %s %s", showValue(e.value), msg)
+				}
+				c.Rename[e.name] = to
+			}
+		}},
+	)
+}
+
+func (r *reader) affects(path string, n *node) []Affects {
+	if !r.isMapping(path, n, "tables, such as `orders: SELECT id FROM changed`") {
+		return nil
+	}
+	var list []Affects
+	for _, e := range n.entries {
+		a := Affects{Table: e.name, At: e.at}
+		r.sql(&a.SQL, "a SELECT over `changed`")(join(path, e.name), e.value)
+		list = append(list, a)
+	}
+	return list
+}
+
+// sql reads SQL as it stands: a `$` in it is Postgres's.
+func (r *reader) sql(dst *string, want string) readFunc {
+	return func(path string, n *node) {
+		if n.kind != kindText || n.text == "" {
+			r.fail(n.at, path, "want %s, got %s", want, n.kind)
+			return
+		}
+		*dst = n.text
+	}
+}
+
+func checkViewName(name string) string {
+	switch {
+	case badIdentifier(name):
+		return "cannot be a name in Postgres; write 1 to 63 bytes, without line breaks and without spaces at the ends"
+	case name == "walrill":
+		return "is that of walrill's own schema; choose another"
+	case len(name) > maxViewName:
+		return fmt.Sprintf("has %d bytes; write at most %d, walrill makes longer names of it", len(name), maxViewName)
+	}
+	return ""
+}
+
+const maxViewName = 50
+
+// checkStore checks the address of the view store.
+func checkStore(a anatomy) string {
+	if a.scheme == "redis" || a.scheme == "rediss" {
+		return "is of a Redis; this version keeps views in Postgres, write `postgres://user:password@host:5432/database`"
+	}
+	return checkSource(a)
+}

@@ -1,0 +1,174 @@
+package projector
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// When the store refuses a batch for what its rows hold, the batch is applied again carefully: each
+// statement behind a savepoint, and one that is refused in halves, until the rows are found that are refused alone. Those
+// are parked: they keep the state that they had, and everything else goes on. A key is tried again with
+// its next change, and leaves the parking place when that works.
+
+// carefully runs f behind a savepoint and takes it back when the rows are at fault.
+func (s *session) carefully(ctx context.Context, f func() error) (refused, err error) {
+	if _, err := s.conn.Exec(ctx, "SAVEPOINT careful"); err != nil {
+		return nil, err
+	}
+	err = f()
+	if err != nil && !isDataError(err) {
+		return nil, err
+	}
+	end := "RELEASE careful"
+	if err != nil {
+		refused, end = err, "ROLLBACK TO careful"
+	}
+	_, err = s.conn.Exec(ctx, end)
+	return refused, err
+}
+
+func (s *session) execCarefully(ctx context.Context, st statement) error {
+	refused, err := s.carefully(ctx, func() error {
+		tag, err := s.conn.Exec(ctx, st.sql, st.args...)
+		if err == nil {
+			err = st.check(tag.RowsAffected())
+		}
+		return err
+	})
+	if err != nil || refused == nil {
+		return err
+	}
+	switch n := len(st.values); {
+	case n == 0:
+		return refused
+	case n == 1:
+		return s.parkRow(ctx, st.mirror, st.values[0], refused)
+	default:
+		for _, half := range [][][]byte{st.values[:n/2], st.values[n/2:]} {
+			part := st
+			part.values, part.args = half, []any{string(array(half))}
+			if part.rows >= 0 {
+				part.rows = int64(len(half))
+			}
+			if err := s.execCarefully(ctx, part); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// recomputeCarefully recomputes a view's rows, and parks those that its SQL refuses.
+func (s *session) recomputeCarefully(ctx context.Context, q *query, touched map[string]bool) error {
+	refused, err := s.carefully(ctx, func() error {
+		_, err := s.conn.Exec(ctx, q.recomputeSQL(touched))
+		return err
+	})
+	if err != nil || refused == nil {
+		return err
+	}
+	rows, err := s.conn.Query(ctx, "SELECT to_json(k)::text FROM ("+q.keysSQL(touched)+") k")
+	if err != nil {
+		return fmt.Errorf("find the keys of view %s: %w", q.name, err)
+	}
+	keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("find the keys of view %s: %w", q.name, err)
+	}
+	return s.recomputeKeys(ctx, q, keys)
+}
+
+// recomputeKeys recomputes the rows of some keys, JSON objects.
+func (s *session) recomputeKeys(ctx context.Context, q *query, keys []string) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	values := make([][]byte, len(keys))
+	for i, k := range keys {
+		values[i] = []byte(k)
+	}
+	list := string(array(values))
+	refused, err := s.carefully(ctx, func() error {
+		_, err := s.conn.Exec(ctx, q.rowsSQL(q.jsonKeys()), list)
+		return err
+	})
+	if err != nil || refused == nil {
+		if err == nil {
+			err = s.unpark(ctx, q.name, list)
+		}
+		return err
+	}
+	n := len(keys)
+	if n == 1 {
+		return s.park(ctx, q.name, values[0], refused, nil)
+	}
+	if err := s.recomputeKeys(ctx, q, keys[:n/2]); err != nil {
+		return err
+	}
+	return s.recomputeKeys(ctx, q, keys[n/2:])
+}
+
+// park sets a key aside with the reason. value is the row that a mirror could not take.
+func (s *session) park(ctx context.Context, view string, key []byte, cause error, value []byte) error {
+	s.opts.Log.Warn("a row is refused and set aside; its key stands still, see `walrill parked --view`", "view", view, "key", string(key), "error", cause)
+	var row *string
+	if value != nil {
+		text := string(value)
+		row = &text
+	}
+	args := s.positionArgs(s.pos)
+	_, err := s.conn.Exec(ctx, `INSERT INTO walrill.parked (pipeline, view, key, error, row, epoch, lsn) VALUES ($1, $2, $3::jsonb, $4, $5::jsonb, $6, '0/0'::pg_lsn + $7::bigint::numeric)
+		ON CONFLICT (pipeline, view, key) DO UPDATE SET error = excluded.error, row = excluded.row, epoch = excluded.epoch, lsn = excluded.lsn, parked_at = now()`,
+		s.opts.Pipeline, view, string(key), reason(cause), row, args[4], args[5])
+	if err != nil {
+		return fmt.Errorf("park a key of view %s: %w", view, err)
+	}
+	s.parked[view]++
+	return nil
+}
+
+// unpark forgets keys that work again.
+func (s *session) unpark(ctx context.Context, view, keys string) error {
+	if s.parked[view] == 0 {
+		return nil
+	}
+	_, err := s.conn.Exec(ctx, "DELETE FROM walrill.parked WHERE pipeline = $1 AND view = $2 AND key IN (SELECT jsonb_array_elements($3::jsonb))", s.opts.Pipeline, view, keys)
+	if err != nil {
+		return fmt.Errorf("take keys of view %s off the parking place: %w", view, err)
+	}
+	return nil
+}
+
+func (s *session) countParked(ctx context.Context) error {
+	rows, err := s.conn.Query(ctx, "SELECT view, count(*)::int FROM walrill.parked WHERE pipeline = $1 GROUP BY view", s.opts.Pipeline)
+	if err != nil {
+		return fmt.Errorf("read what is parked: %w", err)
+	}
+	s.parked = map[string]int{}
+	var view string
+	var n int
+	if _, err := pgx.ForEachRow(rows, []any{&view, &n}, func() error { s.parked[view] = n; return nil }); err != nil {
+		return fmt.Errorf("read what is parked: %w", err)
+	}
+	return nil
+}
+
+// parkRow sets a row aside that the mirror's types refuse.
+func (s *session) parkRow(ctx context.Context, m *mirror, value []byte, cause error) error {
+	fields := map[string]json.RawMessage{}
+	if err := json.Unmarshal(value, &fields); err != nil {
+		return err
+	}
+	key := map[string]json.RawMessage{}
+	for _, k := range m.keyAs() {
+		key[k] = fields[k]
+	}
+	text, err := json.Marshal(key)
+	if err != nil {
+		return err
+	}
+	return s.park(ctx, m.Name, text, cause, value)
+}

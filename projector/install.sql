@@ -1,0 +1,100 @@
+-- What walrill keeps in a view store. Every statement may be run again.
+CREATE SCHEMA IF NOT EXISTS walrill;
+
+CREATE TABLE IF NOT EXISTS walrill.pipelines (
+	pipeline text PRIMARY KEY,
+	fence bigint NOT NULL DEFAULT 0,       -- one up for each projector that takes over
+	epoch int NOT NULL DEFAULT 0,          -- with lsn: every commit below is in the views
+	lsn pg_lsn,
+	read_epoch int NOT NULL DEFAULT 0,     -- with read_lsn: where reading goes on
+	read_lsn pg_lsn,
+	gap text                               -- why the views stand still while mirrors are filled anew
+);
+
+CREATE TABLE IF NOT EXISTS walrill.partitions (
+	pipeline text, key text, seq bigint NOT NULL,   -- of the last event that was read
+	PRIMARY KEY (pipeline, key)
+);
+
+CREATE TABLE IF NOT EXISTS walrill.mirrors (
+	pipeline text, name text, filling boolean,      -- one that is filled stands beside the one in use
+	definition jsonb NOT NULL,
+	request text NOT NULL DEFAULT '',               -- the backfill that fills it; '' when the stream itself does
+	PRIMARY KEY (pipeline, name, filling)
+);
+
+CREATE TABLE IF NOT EXISTS walrill.views (
+	name text PRIMARY KEY,
+	pipeline text NOT NULL,
+	schema text NOT NULL,
+	state text NOT NULL,                            -- filling, live, stopped
+	definition jsonb,                               -- as it is being kept; NULL before it is live
+	previous jsonb,                                 -- the one before, for rebuild --rollback
+	pinned boolean NOT NULL DEFAULT false,          -- by a rollback, until the configuration changes
+	configured jsonb,                               -- the last that the configuration had
+	request text NOT NULL DEFAULT '',               -- rebuild or rollback, and a number
+	answer text NOT NULL DEFAULT '',                -- the last request that was seen to, and how
+	error text NOT NULL DEFAULT '',
+	live_since timestamptz
+);
+
+CREATE TABLE IF NOT EXISTS walrill.parked (
+	pipeline text NOT NULL,
+	view text NOT NULL,
+	key jsonb NOT NULL,
+	error text NOT NULL,
+	row jsonb,                                      -- of a mirror: what it could not take
+	epoch int NOT NULL,
+	lsn pg_lsn NOT NULL,                            -- of the batch that it came with
+	parked_at timestamptz NOT NULL DEFAULT now(),
+	PRIMARY KEY (pipeline, view, key)
+);
+
+-- wait returns when every commit below an LSN is in a view, with the position of the view, and fails past the timeout.
+-- The next statement of the session then sees them. A projector's session holds two advisory locks: one that
+-- says which pipeline it keeps, and one whose number is its position, so that a position can move without a write.
+CREATE OR REPLACE FUNCTION walrill.wait(view text, lsn pg_lsn, timeout interval DEFAULT '5 seconds') RETURNS pg_lsn
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	deadline timestamptz := clock_timestamp() + wait.timeout;
+	v record;
+	reached pg_lsn;
+BEGIN
+	IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+		RAISE EXCEPTION 'walrill.wait needs READ COMMITTED: a % transaction goes on seeing the view as it was', current_setting('transaction_isolation')
+			USING ERRCODE = 'WR002', HINT = 'Wait before the transaction begins.';
+	END IF;
+	LOOP
+		SELECT w.pipeline, w.state, w.error, p.gap, p.lsn, p.epoch INTO v
+			FROM walrill.views w JOIN walrill.pipelines p ON p.pipeline = w.pipeline WHERE w.name = wait.view;
+		IF NOT FOUND THEN
+			RAISE EXCEPTION 'walrill keeps no view %', wait.view USING ERRCODE = 'undefined_table',
+				HINT = 'SELECT name, state FROM walrill.views lists them.';
+		END IF;
+		reached := v.lsn;
+		IF v.state = 'live' AND v.gap IS NULL THEN
+			IF reached < wait.lsn THEN
+				SELECT max('0/0'::pg_lsn + (((p.classid::bigint & 16777215) << 32) | p.objid::bigint)::numeric) INTO reached
+					FROM pg_locks p JOIN pg_locks o ON o.pid = p.pid AND o.locktype = 'advisory' AND o.database = p.database AND o.objsubid = 2
+						AND o.classid = 2002875506 AND o.objid::bigint = (hashtext(v.pipeline)::bigint & 4294967295) AND o.granted
+					WHERE p.locktype = 'advisory' AND p.objsubid = 1 AND (p.classid::bigint >> 24) = v.epoch
+						AND p.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
+				reached := greatest(v.lsn, reached);
+			END IF;
+			IF reached >= wait.lsn THEN
+				RETURN reached;
+			END IF;
+		END IF;
+		IF clock_timestamp() >= deadline THEN
+			RAISE EXCEPTION 'view % has not reached % within %: it is %', wait.view, wait.lsn, wait.timeout,
+				CASE WHEN v.gap IS NOT NULL THEN 'at ' || reached || ' and being filled anew: ' || v.gap
+				     WHEN v.state <> 'live' THEN v.state || coalesce(nullif(': ' || v.error, ': '), '')
+				     ELSE 'at ' || coalesce(reached::text, '0/0') END
+				USING ERRCODE = 'WR001';
+		END IF;
+		PERFORM pg_sleep(0.001);
+	END LOOP;
+END $$;
+
+GRANT USAGE ON SCHEMA walrill TO PUBLIC;
+GRANT SELECT ON walrill.views, walrill.pipelines TO PUBLIC;

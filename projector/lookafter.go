@@ -1,0 +1,239 @@
+package projector
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// lookAfter puts filled mirrors to use, builds views whose mirrors have all that they need, and answers requests.
+// It is called between batches.
+func (s *session) lookAfter(ctx context.Context) error {
+	if err := s.readRequests(ctx); err != nil {
+		return err
+	}
+	done, waiting, err := s.filledMirrors(ctx)
+	if err != nil {
+		return err
+	}
+	if s.pos.gap != "" && waiting > 0 {
+		return s.report(ctx) // all at once, because the views stand at one position
+	}
+	builds := s.pendingBuilds(done)
+	if len(done) == 0 && len(builds) == 0 && s.pos.gap == "" {
+		return s.report(ctx)
+	}
+	next := s.pos
+	next.gap, next.shown = "", next.read
+	err = s.in(ctx, next, func(tx pgx.Tx) error {
+		if err := s.replace(ctx, tx, done, builds); err != nil {
+			return err
+		}
+		return s.saveSeqs(ctx, tx)
+	})
+	if err != nil {
+		return err
+	}
+	clear(s.dirty)
+	s.moved(next, 0)
+	if err := s.load(ctx); err != nil {
+		return err
+	}
+	return s.report(ctx)
+}
+
+// replace puts mirrors to use and builds views. A view that is computed from a mirror which is replaced, and cannot be
+// built anew, stands still until it can: it is filling again.
+func (s *session) replace(ctx context.Context, tx pgx.Tx, done []*mirror, builds []build) error {
+	replaced := map[string]bool{}
+	for _, m := range done {
+		replaced[m.id()] = true
+		if err := s.swap(ctx, tx, m); err != nil {
+			return fmt.Errorf("put mirror %s to use: %w", m.Name, err)
+		}
+	}
+	built := map[string]bool{}
+	for _, b := range builds {
+		ok, err := s.buildView(ctx, tx, b)
+		if err != nil {
+			return err
+		}
+		built[b.view.name] = ok
+	}
+	for name, v := range s.views {
+		if v.state != stateLive || v.def.Kind != "query" || built[name] || !v.def.needs(replaced) {
+			continue
+		}
+		if _, err := tx.Exec(ctx, "UPDATE walrill.views SET state = 'filling' WHERE name = $1", name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *definition) needs(mirrors map[string]bool) bool {
+	return slices.ContainsFunc(d.Mirrors, func(m mirrorDef) bool { return mirrors[m.id()] })
+}
+
+// readRequests reads what commands ask for.
+func (s *session) readRequests(ctx context.Context) error {
+	rows, err := s.conn.Query(ctx, "SELECT name, request, pinned FROM walrill.views WHERE pipeline = $1", s.opts.Pipeline)
+	if err != nil {
+		return fmt.Errorf("read the views of the store: %w", err)
+	}
+	var name, request string
+	var pinned bool
+	_, err = pgx.ForEachRow(rows, []any{&name, &request, &pinned}, func() error {
+		if v := s.views[name]; v != nil {
+			v.request, v.pinned = request, pinned
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the views of the store: %w", err)
+	}
+	return nil
+}
+
+// asked reports whether a request of the view is open, and of which kind.
+func (v *viewRow) asked() (kind string, open bool) {
+	kind, _, _ = strings.Cut(v.request, " ")
+	return kind, v.request != "" && !strings.HasPrefix(v.answer, v.request+":")
+}
+
+func (s *session) filledMirrors(ctx context.Context) (done []*mirror, waiting int, err error) {
+	for _, m := range s.mirrors {
+		if !m.filling {
+			continue
+		}
+		ok, err := s.filled(ctx, m)
+		if err != nil {
+			return nil, 0, err
+		}
+		if ok {
+			done = append(done, m)
+		} else {
+			waiting++
+		}
+	}
+	return done, waiting, nil
+}
+
+// build is a view to compute as a whole.
+type build struct {
+	view *viewRow
+	def  *definition
+}
+
+// pendingBuilds are the query views to compute: those that are new, changed, asked for, or whose mirror is replaced.
+func (s *session) pendingBuilds(done []*mirror) []build {
+	inUse, replaced := map[string]*mirror{}, map[string]bool{}
+	for _, m := range s.mirrors {
+		if !m.filling {
+			inUse[m.id()] = m
+		}
+	}
+	for _, m := range done {
+		inUse[m.id()], replaced[m.id()] = m, true
+	}
+	var builds []build
+	for _, name := range sortedKeys(s.wanted) {
+		v, wanted := s.views[name], s.wanted[name]
+		if v == nil {
+			continue
+		}
+		kind, open := v.asked()
+		target := wanted
+		switch {
+		case open && kind == "rollback" && v.previous != nil:
+			target = v.previous
+		case v.pinned && v.def != nil:
+			target = v.def
+		case len(missingMirrors(wanted, inUse)) > 0 && v.state == stateLive:
+			target = v.def // go on as before until the mirrors are there
+		}
+		if target.Kind != "query" || len(missingMirrors(target, inUse)) > 0 {
+			continue
+		}
+		if time.Since(s.failed[name]) < buildEvery && !open && !target.needs(replaced) {
+			continue
+		}
+		if v.state != stateLive || open || !target.same(v.def) || !sameJSON(target.Affects, v.def.Affects) || target.needs(replaced) {
+			builds = append(builds, build{v, target})
+		}
+	}
+	return builds
+}
+
+// buildEvery is how often a view is tried again whose SQL fails on the rows that there are.
+const buildEvery = 10 * time.Second
+
+// buildView computes a view as a whole. When its SQL fails on the rows that there are, that is told and tried again later.
+func (s *session) buildView(ctx context.Context, tx pgx.Tx, b build) (ok bool, err error) {
+	sub, err := tx.Begin(ctx)
+	if err != nil {
+		return false, err
+	}
+	rows, err := newQuery(s.opts, b.view.name, b.def).build(ctx, sub, s.opts, b.view.def)
+	if err != nil {
+		if rollback := sub.Rollback(ctx); rollback != nil || !isDefinitionError(err) {
+			return false, fmt.Errorf("build view %s: %w", b.view.name, err)
+		}
+		return false, s.buildFailed(ctx, tx, b, err)
+	}
+	if err := sub.Commit(ctx); err != nil {
+		return false, err
+	}
+	if kind, open := b.view.asked(); open && kind == "rollback" {
+		if _, err := tx.Exec(ctx, "UPDATE walrill.views SET pinned = true WHERE name = $1", b.view.name); err != nil {
+			return false, err
+		}
+	}
+	delete(s.failed, b.view.name)
+	return true, s.live(ctx, tx, b.view, b.def, rows)
+}
+
+func (s *session) buildFailed(ctx context.Context, tx pgx.Tx, b build, cause error) error {
+	message := "its rows cannot be computed: " + reason(cause)
+	s.failed[b.view.name] = time.Now()
+	s.opts.Log.Error("a view cannot be built; it is tried again", "view", b.view.name, "error", message)
+	answer := b.view.answer
+	if _, open := b.view.asked(); open {
+		answer = b.view.request + ": failed: " + message
+	}
+	_, err := tx.Exec(ctx, "UPDATE walrill.views SET error = $2, answer = $3 WHERE name = $1", b.view.name, message, answer)
+	return err
+}
+
+// report makes the state of the views known.
+func (s *session) report(ctx context.Context) error {
+	rows, err := s.conn.Query(ctx, `SELECT v.name, v.state, v.error, (SELECT count(*)::int FROM walrill.parked p WHERE p.pipeline = v.pipeline AND p.view = v.name)
+		FROM walrill.views v WHERE pipeline = $1 AND state <> 'stopped' ORDER BY name`, s.opts.Pipeline)
+	if err != nil {
+		return fmt.Errorf("read the views of the store: %w", err)
+	}
+	var list []ViewStatus
+	var v ViewStatus
+	if _, err := pgx.ForEachRow(rows, []any{&v.Name, &v.State, &v.Error, &v.Parked}, func() error {
+		v.Kind = "query"
+		if d := s.wanted[v.Name]; d != nil {
+			v.Kind = d.Kind
+		}
+		list = append(list, v)
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read the views of the store: %w", err)
+	}
+	parked := 0
+	for _, n := range s.parked {
+		parked += n
+	}
+	s.projector.note(func(st *Status) {
+		st.Views, st.Clock, st.Gap, st.Parked = list, s.pos.shown, s.pos.gap, parked
+	})
+	return nil
+}

@@ -1,0 +1,161 @@
+package projector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// mirror is a table of the store that follows a table of the source.
+type mirror struct {
+	mirrorDef
+	filling bool
+	request string // the backfill that fills it
+	table   string // quoted
+	changed string // temporary table that takes the old and new versions of changed rows; "" when no query needs them
+	fold    *fold
+}
+
+func newMirror(o *Options, def mirrorDef, filling bool) *mirror {
+	m := &mirror{mirrorDef: def, filling: filling, table: tableOf(o, &def, filling)}
+	m.fold = newFold(def.Columns, def.Key)
+	return m
+}
+
+// tableOf names a mirror's table. One that is being filled stands in the pipeline's schema, where no reader looks.
+func tableOf(o *Options, def *mirrorDef, filling bool) string {
+	schema := mirrorSchema(o.Pipeline)
+	switch {
+	case filling && def.View:
+		return qualified(schema, "view~"+def.Name+"~fill")
+	case filling:
+		return qualified(schema, def.Name+"~fill")
+	case def.View:
+		return qualified(o.Schema, def.Name)
+	}
+	return qualified(schema, def.Name)
+}
+
+// statement is one statement to run in a transaction, with a check of how many rows it had.
+type statement struct {
+	sql  string
+	args []any
+	rows int64 // that it must have; -1 for any
+	// of a mirror's rows, for when one of them is refused
+	mirror *mirror
+	values [][]byte
+}
+
+// statements are what brings the mirror to the state that the fold has gathered.
+func (m *mirror) statements() []statement {
+	var list []statement
+	if m.fold.truncated {
+		list = append(list, statement{sql: m.recording("DELETE FROM "+m.table+" m", "RETURNING m.*", ""), rows: -1})
+	}
+	if keys := m.fold.deleted(); len(keys) > 0 {
+		list = append(list, statement{sql: m.deleteSQL(), args: []any{string(array(keys))}, rows: -1, mirror: m, values: keys})
+	}
+	groups := m.fold.upserted()
+	for _, set := range sortedKeys(groups) {
+		rows := groups[set]
+		st := statement{args: []any{string(array(rows))}, rows: -1, mirror: m, values: rows}
+		if set != "" && !m.filling {
+			check := st
+			check.sql = fmt.Sprintf("WITH %s SELECT 1 FROM %s m JOIN input i ON %s", m.input(m.keyAs()), m.table, equal("m", "i", m.keyAs()))
+			check.rows = int64(len(rows))
+			list = append(list, check)
+		}
+		st.sql = m.upsertSQL(set)
+		list = append(list, st)
+	}
+	return list
+}
+
+// input reads rows of a JSON array with the mirror's types.
+func (m *mirror) input(columns []string) string {
+	return fmt.Sprintf("input AS MATERIALIZED (SELECT %s FROM json_populate_recordset(NULL::%s, $1::json))", list("%s", columns), m.table)
+}
+
+// recording is a statement whose rows, as they were before, go to the table of changed rows.
+func (m *mirror) recording(change, returning, with string) string {
+	if m.changed == "" {
+		if with != "" {
+			with = "WITH " + with + " "
+		}
+		return with + change
+	}
+	if with != "" {
+		with += ", "
+	}
+	return fmt.Sprintf("WITH %sgone AS (%s %s) INSERT INTO %s SELECT * FROM gone", with, change, returning, m.changed)
+}
+
+func (m *mirror) deleteSQL() string {
+	key := m.keyAs()
+	return m.recording(fmt.Sprintf("DELETE FROM %s m USING input i WHERE %s", m.table, equal("m", "i", key)), "RETURNING m.*", m.input(key))
+}
+
+// upsertSQL writes rows that differ from what is there. set says which columns keep the
+// value that the mirror has ('0'); "" for none. Such rows must be there, but in a mirror that is being filled,
+// where the backfill is still to bring them.
+func (m *mirror) upsertSQL(set string) string {
+	var columns []string
+	for i, c := range m.Columns {
+		if set == "" || set[i] == '1' {
+			columns = append(columns, c.As)
+		}
+	}
+	key := m.keyAs()
+	rest := slices.DeleteFunc(slices.Clone(columns), func(c string) bool { return slices.Contains(key, c) })
+	do := "DO NOTHING"
+	if len(rest) > 0 {
+		do = fmt.Sprintf("DO UPDATE SET %s WHERE %s", assign("excluded", rest), differs("m", "excluded", rest))
+	}
+	insert := fmt.Sprintf("INSERT INTO %s AS m (%s) SELECT %s FROM input i ON CONFLICT (%s) %s", m.table, list("%s", columns), list("i.%s", columns), list("%s", key), do)
+	if m.changed == "" {
+		return "WITH " + m.input(columns) + " " + insert
+	}
+	old := "SELECT m.* FROM " + m.table + " m JOIN input i ON " + equal("m", "i", key)
+	if len(rest) > 0 {
+		old += " WHERE " + differs("m", "i", rest)
+	} else {
+		old += " WHERE false"
+	}
+	return fmt.Sprintf("WITH %s, old AS (%s), new AS (%s RETURNING m.*) INSERT INTO %s SELECT * FROM old UNION ALL SELECT * FROM new",
+		m.input(columns), old, insert, m.changed)
+}
+
+func assign(from string, names []string) string {
+	parts := make([]string, len(names))
+	for i, n := range names {
+		parts[i] = quoteIdent(n) + " = " + from + "." + quoteIdent(n)
+	}
+	return strings.Join(parts, ", ")
+}
+
+// stored reads the mirror's row of a key, for a fold.
+func (m *mirror) stored(ctx context.Context, conn *pgx.Conn) lookup {
+	return func(key []byte) (row, error) {
+		names := m.columnNames()
+		var text string
+		err := conn.QueryRow(ctx, fmt.Sprintf("WITH %s SELECT to_json(r)::text FROM (SELECT m.* FROM %s m JOIN input i ON %s) r",
+			m.input(m.keyAs()), m.table, equal("m", "i", m.keyAs())), "["+string(key)+"]").Scan(&text)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read a row of mirror %s: %w", m.Name, err)
+		}
+		values := make(row, len(names))
+		err = eachField([]byte(text), func(name, value []byte) {
+			if i := slices.Index(names, string(name)); i >= 0 {
+				values[i] = value
+			}
+		})
+		return values, err
+	}
+}

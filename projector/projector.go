@@ -1,0 +1,259 @@
+// Package projector keeps read models in a Postgres view store: events in,
+// rows out. It owns the mirrors of source tables, the views that are computed from
+// them, their position, and waiting for a view to reach an LSN.
+//
+// It must not know how events come (a Feed brings them in commit order) nor
+// how a backfill is made (Backfills asks for one).
+//
+// A view is at every moment some committed state of the source: a batch is
+// whole source transactions, and the rows of all mirrors and views change in
+// one transaction of the store together with the position that it leads to. All
+// writes go through the one session that holds the pipeline's advisory lock,
+// and each transaction checks the fence, so that a projector that was taken
+// over from cannot write.
+package projector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/walrill/walrill/event"
+)
+
+// Feed brings the events of some streams in commit order.
+type Feed interface {
+	// Step returns the next event, waiting for it as long as ctx allows. ok is false
+	// when instead the watermark has moved and everything below it was handed out.
+	Step(ctx context.Context) (e event.Event, ok bool, err error)
+	// Watermark is the watermark up to which events are handed out at present.
+	Watermark() uint64
+}
+
+// A MissingError of a Feed says that events are missing or came out of order, so
+// that what is made of them cannot be right any more.
+type MissingError struct{ Err error }
+
+func (e *MissingError) Error() string { return e.Err.Error() }
+func (e *MissingError) Unwrap() error { return e.Err }
+
+// Backfill is how far the backfill of a table is.
+type Backfill struct {
+	Known   bool   // there is or was one, or one is asked for
+	Done    bool   // it has ended in order
+	Whole   bool   // it was of all rows
+	Request string // that it was made for; "" for the first of a pipeline
+	Pending string // a request that nobody has seen to yet
+	Clock   uint64 // all that it published is below
+	Error   string // why it failed
+}
+
+// Backfills asks for backfills and knows how far they are.
+type Backfills interface {
+	Look(ctx context.Context, table string) (Backfill, error)
+	// Request asks for a backfill of a whole table and names the request.
+	Request(ctx context.Context, table string) (id string, err error)
+}
+
+// Table is a table of the source whose rows a stream carries.
+type Table struct {
+	Name    string // such as public.orders
+	Stream  string
+	Columns []SourceColumn
+	Key     []string // columns of the replica identity that name a row; empty when nothing does
+}
+
+// SourceColumn is a column as the source has it.
+type SourceColumn struct {
+	Name      string
+	Type      string // as format_type prints it, with an empty search path
+	Fallback  string // for a store that does not know the type
+	Generated bool   // not in the streams
+}
+
+// View is a view as it is configured: a mirror of one table, or a query over mirrors.
+type View struct {
+	Name    string
+	Mirror  string            // table, such as public.orders; "" for a query
+	Include []string          // columns of the mirror; nil for all
+	Exclude []string          // and those left out
+	Rename  map[string]string // source name to name in the view
+	Key     []string
+	Query   string
+	Affects map[string]string // by the table's name in the query
+	Where   string            // place in the configuration, for errors
+}
+
+// Options say what a Projector keeps. The functions are called in the goroutine of Run.
+type Options struct {
+	Pipeline string
+	StoreURL string
+	Schema   string // of the views
+	Views    []View
+	// Tables lists the tables that the streams carry, as the source has them now.
+	Tables func(context.Context) ([]Table, error)
+	// Open opens a feed of streams behind a position; the zero position is the beginning.
+	Open      func(ctx context.Context, streams []string, after event.Position) (Feed, error)
+	Watermark func(context.Context) (uint64, error)
+	Backfills Backfills
+	Log       *slog.Logger
+}
+
+// Projector keeps the views of one pipeline.
+type Projector struct {
+	opts Options
+
+	mu     sync.Mutex
+	status Status
+	moved  chan struct{} // closed when the status changes
+}
+
+// States of a projector.
+const (
+	StateConnecting = "connecting"
+	StateStandby    = "standby"
+	StateRunning    = "running"
+	StateRetrying   = "retrying"
+	StateFailed     = "failed"
+	StateStopped    = "stopped"
+)
+
+// Status is what a projector is doing.
+type Status struct {
+	State        string
+	Error        string // why it is not running
+	Clock        uint64 // everything below is in the live views
+	Gap          string // why the views stand still, if they do
+	Events       uint64 // applied since the start
+	Transactions uint64 // of the store
+	Parked       int
+	Views        []ViewStatus
+}
+
+// ViewStatus is the state of one view: filling or live.
+type ViewStatus struct {
+	Name, Kind, State, Error string
+	Parked                   int
+}
+
+// New makes a projector; Run runs it.
+func New(o Options) *Projector {
+	p := &Projector{opts: o, moved: make(chan struct{})}
+	p.status.State = StateConnecting
+	return p
+}
+
+// Status may be asked for by any goroutine.
+func (p *Projector) Status() Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status
+}
+
+// note changes the status and wakes those who wait for a change.
+func (p *Projector) note(f func(*Status)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f(&p.status)
+	close(p.moved)
+	p.moved = make(chan struct{})
+}
+
+// A SetupError is a mistake in the configuration, or something that somebody has to see to.
+type SetupError struct {
+	Where   string // in the configuration
+	View    string
+	Problem string
+	Fix     string
+	Err     error
+}
+
+func (e *SetupError) Error() string {
+	s := "view " + e.View + ": " + e.Problem
+	if e.View == "" {
+		s = "views: " + e.Problem
+	}
+	if e.Where != "" {
+		s = e.Where + ": " + s
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	if e.Fix != "" {
+		s += "; " + e.Fix
+	}
+	return s
+}
+
+func (e *SetupError) Unwrap() error   { return e.Err }
+func (e *SetupError) Permanent() bool { return true }
+
+const (
+	firstBackoff = 50 * time.Millisecond
+	lastBackoff  = 5 * time.Second
+)
+
+// Run keeps the views until ctx ends, through every absence of the store. It returns nil then, or a *SetupError.
+func (p *Projector) Run(ctx context.Context) error {
+	wait := firstBackoff
+	careful, ran := false, false
+	for {
+		s := &session{projector: p, opts: &p.opts, careful: careful, failed: map[string]time.Time{}}
+		began := time.Now()
+		err := s.run(ctx)
+		if ctx.Err() != nil {
+			p.note(func(st *Status) { st.State, st.Error = StateStopped, "" })
+			return nil
+		}
+		// What was right at the start and is not any more, such as a query whose column was dropped, is for somebody to
+		// mend while everything else goes on.
+		ran = ran || s.ran
+		if _, permanent := errors.AsType[*SetupError](err); permanent && !ran {
+			p.note(func(st *Status) { st.State, st.Error = StateFailed, err.Error() })
+			return err
+		}
+		if time.Since(began) > lastBackoff {
+			wait = firstBackoff
+		}
+		if errors.Is(err, errAgain) {
+			continue
+		}
+		if careful = !s.careful && isDataError(err); careful {
+			continue
+		}
+		p.note(func(st *Status) { st.State, st.Error = StateRetrying, err.Error() })
+		p.opts.Log.Warn("the views are not kept up now; trying again", "error", err, "in", wait)
+		if pause(ctx, wait) != nil {
+			continue
+		}
+		wait = min(2*wait, lastBackoff)
+	}
+}
+
+// errAgain ends a session that is to start over at once, with what it has written.
+var errAgain = errors.New("start over")
+
+// pause waits between half of d and d.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d/2 + rand.N(d/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// clock prints the first half of an ID for people.
+func clock(c uint64) string {
+	epoch, lsn := event.SplitClock(c)
+	if epoch > 0 {
+		return fmt.Sprintf("%d@%X/%X", epoch, uint32(lsn>>32), uint32(lsn))
+	}
+	return fmt.Sprintf("%X/%X", uint32(lsn>>32), uint32(lsn))
+}

@@ -1,0 +1,196 @@
+package projector
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// query is a query view that is kept.
+type query struct {
+	name   string
+	def    *definition
+	schema string // of the pipeline
+	table  string // quoted
+	source string // the SQL view that computes it, quoted
+}
+
+func newQuery(o *Options, name string, def *definition) *query {
+	schema := mirrorSchema(o.Pipeline)
+	return &query{name: name, def: def, schema: schema, table: qualified(o.Schema, name), source: qualified(schema, "query~"+name)}
+}
+
+func changedTable(mirror string) string { return qualified("pg_temp", "changed~"+mirror) }
+
+// recomputeSQL recomputes the rows that changes of these mirrors affect.
+func (q *query) recomputeSQL(touched map[string]bool) string { return q.rowsSQL(q.keysSQL(touched)) }
+
+// keysSQL gives the keys that changes of these mirrors affect, under the names of the key's columns.
+func (q *query) keysSQL(touched map[string]bool) string {
+	var parts []string
+	for i, m := range q.def.Mirrors {
+		if touched[m.Name] {
+			parts = append(parts, fmt.Sprintf("(WITH changed AS (SELECT * FROM %s) SELECT * FROM (%s) a)", changedTable(m.Name), q.def.Affects[i].SQL))
+		}
+	}
+	raw, casts := make([]string, len(q.def.Key)), make([]string, len(q.def.Key))
+	for i, k := range q.def.Key {
+		raw[i] = fmt.Sprintf("k%d", i)
+		casts[i] = fmt.Sprintf("k%d::%s AS %s", i, q.keyType(k), quoteIdent(k))
+	}
+	return fmt.Sprintf("SELECT DISTINCT %s FROM (%s) r(%s) WHERE %s IS NOT NULL", strings.Join(casts, ", "), strings.Join(parts, " UNION ALL "),
+		strings.Join(raw, ", "), strings.Join(raw, " IS NOT NULL AND "))
+}
+
+func (q *query) keyType(column string) string {
+	return q.def.Types[slices.Index(q.def.Columns, column)]
+}
+
+// jsonKeys reads the keys from a JSON array.
+func (q *query) jsonKeys() string {
+	return fmt.Sprintf("SELECT %s FROM json_populate_recordset(NULL::%s, $1::json)", list("%s", q.def.Key), q.table)
+}
+
+// rowsSQL recomputes the rows of the keys that a query gives. The LATERAL subquery makes
+// Postgres compute one key at a time, by its indexes, instead of the whole query.
+func (q *query) rowsSQL(keys string) string {
+	key := q.def.Key
+	return fmt.Sprintf(`WITH keys AS MATERIALIZED (%s),
+fresh AS MATERIALIZED (SELECT f.* FROM keys k, LATERAL (SELECT q.* FROM %s q WHERE %s OFFSET 0) f),
+gone AS (DELETE FROM %s v USING keys k WHERE %s AND NOT EXISTS (SELECT FROM fresh f WHERE %s)),
+come AS (%s)
+SELECT`, keys, q.source, equal("q", "k", key), q.table, equal("v", "k", key), equal("f", "v", key), q.upsertFrom("fresh"))
+}
+
+// upsertFrom brings rows of the same columns into the view's table where they differ.
+func (q *query) upsertFrom(from string) string {
+	key := q.def.Key
+	rest := slices.DeleteFunc(slices.Clone(q.def.Columns), func(c string) bool { return slices.Contains(key, c) })
+	do := "DO NOTHING"
+	if len(rest) > 0 {
+		do = fmt.Sprintf("DO UPDATE SET %s WHERE %s", assign("excluded", rest), differs("v", "excluded", rest))
+	}
+	return fmt.Sprintf("INSERT INTO %s AS v (%s) SELECT %s FROM %s f ON CONFLICT (%s) %s",
+		q.table, list("%s", q.def.Columns), list("f.%s", q.def.Columns), from, list("%s", key), do)
+}
+
+// makeSource makes the SQL view that computes the query, over the mirrors in use.
+func (q *query) makeSource(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, "DROP VIEW IF EXISTS "+q.source); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, "CREATE VIEW "+q.source+" AS "+q.def.Query)
+	return err
+}
+
+// build computes the whole view at the present position and brings its table to that: what is right already stays
+// untouched. It returns how many rows were wrong, or all in a new table. Readers see the
+// table as it was until the transaction ends; who the table belongs to, what is granted on it and what is built on it stays.
+func (q *query) build(ctx context.Context, tx pgx.Tx, o *Options, old *definition) (int64, error) {
+	if err := q.makeSource(ctx, tx); err != nil {
+		return 0, err
+	}
+	key := q.def.Key
+	notNull := list("f.%s IS NOT NULL", key)
+	notNull = strings.ReplaceAll(notNull, ", ", " AND ")
+	fresh := "pg_temp." + quoteIdent("fresh~"+q.name)
+	if _, err := tx.Exec(ctx, fmt.Sprintf("CREATE TEMP TABLE %s ON COMMIT DROP AS SELECT f.* FROM %s f WHERE %s", quoteIdent("fresh~"+q.name), q.source, notNull)); err != nil {
+		return 0, err
+	}
+	if _, err := tx.Exec(ctx, fmt.Sprintf("CREATE UNIQUE INDEX ON %s (%s); ANALYZE %s", fresh, list("%s", key), fresh), pgx.QueryExecModeSimpleProtocol); err != nil {
+		return 0, err
+	}
+	if err := reshape(ctx, tx, o, q.name, q.table, q.def, old); err != nil {
+		return 0, err
+	}
+	gone, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s v WHERE NOT EXISTS (SELECT FROM %s f WHERE %s)", q.table, fresh, equal("f", "v", key)))
+	if err != nil {
+		return 0, err
+	}
+	come, err := tx.Exec(ctx, q.upsertFrom(fresh))
+	if err != nil {
+		return 0, err
+	}
+	return gone.RowsAffected() + come.RowsAffected(), nil
+}
+
+// reshape makes the table of a view, or gives the one that is there the columns and the key of a new definition.
+func reshape(ctx context.Context, tx pgx.Tx, o *Options, name, table string, def, old *definition) error {
+	var exists bool
+	if err := tx.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", table).Scan(&exists); err != nil {
+		return err
+	}
+	if exists && old == nil {
+		return &SetupError{View: name, Problem: fmt.Sprintf("the view store has a table %s already, which walrill did not make", table),
+			Fix: "rename the view, choose another `views.schema`, or drop the table"}
+	}
+	if !exists {
+		if err := tryExec(ctx, tx, "CREATE SCHEMA IF NOT EXISTS "+quoteIdent(o.Schema)); err != nil {
+			return err
+		}
+		var parts []string
+		for i, c := range def.Columns {
+			parts = append(parts, quoteIdent(c)+" "+def.Types[i])
+		}
+		return tryExec(ctx, tx, fmt.Sprintf("CREATE TABLE %s (%s, PRIMARY KEY (%s))", table, strings.Join(parts, ", "), list("%s", def.Key)))
+	}
+	return alter(ctx, tx, table, def, old)
+}
+
+func tryExec(ctx context.Context, tx pgx.Tx, sql string) error {
+	_, err := tx.Exec(ctx, sql)
+	return err
+}
+
+// alter changes a table's columns where they differ. A column of another type is made anew: its
+// values come with the rows.
+func alter(ctx context.Context, tx pgx.Tx, table string, def, old *definition) error {
+	typeOf := func(d *definition, c string) string {
+		if i := slices.Index(d.Columns, c); i >= 0 {
+			return d.Types[i]
+		}
+		return ""
+	}
+	var actions []string
+	keyChanged := !slices.Equal(def.Key, old.Key)
+	for _, c := range old.Columns {
+		if typeOf(def, c) != typeOf(old, c) {
+			actions = append(actions, "DROP COLUMN "+quoteIdent(c))
+			keyChanged = keyChanged || slices.Contains(def.Key, c)
+		}
+	}
+	for i, c := range def.Columns {
+		if typeOf(old, c) != def.Types[i] {
+			actions = append(actions, "ADD COLUMN "+quoteIdent(c)+" "+def.Types[i])
+		}
+	}
+	if len(actions) == 0 && !keyChanged {
+		return nil
+	}
+	if keyChanged {
+		// Rows of another key are all others.
+		if err := tryExec(ctx, tx, "DELETE FROM "+table); err != nil {
+			return err
+		}
+		var constraint string
+		if err := tx.QueryRow(ctx, "SELECT coalesce((SELECT conname::text FROM pg_constraint WHERE conrelid = to_regclass($1) AND contype = 'p'), '')", table).Scan(&constraint); err != nil {
+			return err
+		}
+		if constraint != "" {
+			actions = append([]string{"DROP CONSTRAINT " + quoteIdent(constraint)}, actions...)
+		}
+		for _, c := range old.Key {
+			if typeOf(def, c) == typeOf(old, c) {
+				actions = append(actions, "ALTER COLUMN "+quoteIdent(c)+" DROP NOT NULL")
+			}
+		}
+		if err := tryExec(ctx, tx, "ALTER TABLE "+table+" "+strings.Join(actions, ", ")); err != nil {
+			return err
+		}
+		return tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s)", table, list("%s", def.Key)))
+	}
+	return tryExec(ctx, tx, "ALTER TABLE "+table+" "+strings.Join(actions, ", "))
+}

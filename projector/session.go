@@ -1,0 +1,367 @@
+package projector
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walrill/walrill/event"
+)
+
+// session is one connection to the store, from when it leads to when something fails.
+type session struct {
+	projector *Projector
+	opts      *Options
+	careful   bool // a row was refused: find out which
+	ran       bool // it came to following
+	conn      *pgx.Conn
+	fence     int64
+	lock      uint64 // the position that walrill.wait can see
+
+	tables  []Table
+	wanted  map[string]*definition // by view: what the configuration asks for
+	views   map[string]*viewRow
+	mirrors []*mirror // in use, unless there is a gap, and those that are being filled
+	queries []*query  // that are kept
+	bySrc   map[string][]*mirror
+	parked  map[string]int       // by view or mirror
+	failed  map[string]time.Time // views that could not be built, and when that was tried
+
+	pos   position
+	saved time.Time // when pos was written last
+	seqs  map[string]uint64
+	dirty map[string]bool // of seqs: not written yet
+	feed  Feed
+	batch batch
+	tend  time.Time // when to look after fillings and requests again
+}
+
+// viewRow is a view as the store has it.
+type viewRow struct {
+	name, state string
+	def         *definition // being kept, or kept last
+	previous    *definition
+	pinned      bool
+	request     string
+	answer      string
+}
+
+// run leads, prepares and follows until something fails.
+func (s *session) run(ctx context.Context) error {
+	if err := s.open(ctx); err != nil {
+		return err
+	}
+	defer s.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it did is committed
+	if err := s.prepare(ctx); err != nil {
+		return err
+	}
+	if err := s.load(ctx); err != nil {
+		return err
+	}
+	s.opts.Log.Info("keeping the views", "position", clock(s.pos.shown), "views", len(s.wanted), "mirrors", len(s.mirrors))
+	s.projector.note(func(st *Status) { st.State, st.Error = StateRunning, "" })
+	s.ran = true
+	err := s.follow(ctx)
+	var missing *MissingError
+	var schema *SchemaError
+	if errors.As(err, &missing) || errors.As(err, &schema) {
+		return s.breakOff(ctx, err)
+	}
+	if ctx.Err() != nil {
+		return s.leave()
+	}
+	return err
+}
+
+// leave writes the position on the way out.
+func (s *session) leave() error {
+	if s.pos.gap != "" || s.batch.open || s.conn.IsClosed() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	return s.in(ctx, s.pos, func(tx pgx.Tx) error { return s.saveSeqs(ctx, tx) })
+}
+
+func (s *session) open(ctx context.Context) (err error) {
+	if s.conn, err = connect(ctx, s.opts.StoreURL, s.opts.Pipeline); err != nil {
+		return err
+	}
+	if err = install(ctx, s.conn, mirrorSchema(s.opts.Pipeline)); err == nil {
+		err = s.lead(ctx)
+	}
+	if err != nil {
+		s.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was done
+	}
+	if e := pgError(err); e != nil && e.Code == "42501" {
+		return &SetupError{Problem: "the role in views.store may not make what walrill needs", Err: err,
+			Fix: "GRANT CREATE, TEMPORARY ON DATABASE … TO it"}
+	}
+	return err
+}
+
+// prepare plans the views and brings what the store has in step with that.
+func (s *session) prepare(ctx context.Context) error {
+	var err error
+	if s.tables, err = s.opts.Tables(ctx); err != nil {
+		return err
+	}
+	planner, err := newPlanner(ctx, s.conn, s.tables)
+	if err != nil {
+		return err
+	}
+	s.wanted = map[string]*definition{}
+	for i := range s.opts.Views {
+		v := &s.opts.Views[i]
+		if s.wanted[v.Name], err = planner.plan(ctx, v); err != nil {
+			return err
+		}
+	}
+	if _, err := s.conn.Exec(ctx, fmt.Sprintf("SET search_path = %s, public", quoteIdent(mirrorSchema(s.opts.Pipeline)))); err != nil {
+		return fmt.Errorf("set up a session of the view store: %w", err)
+	}
+	if s.pos, err = s.loadPosition(ctx); err != nil {
+		return err
+	}
+	if err := s.begun(ctx); err != nil {
+		return err
+	}
+	return s.reconcile(ctx)
+}
+
+// begun waits for the pipeline's first watermark: before it nobody knows which backfills there are.
+func (s *session) begun(ctx context.Context) error {
+	for {
+		w, err := s.opts.Watermark(ctx)
+		if err != nil || w > 0 {
+			return err
+		}
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// plan plans the views without keeping them.
+func (o *Options) plan(ctx context.Context) (map[string]*definition, error) {
+	tables, err := o.Tables(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := connect(ctx, o.StoreURL, o.Pipeline)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it changed nothing
+	planner, err := newPlanner(ctx, conn, tables)
+	if err != nil {
+		return nil, err
+	}
+	defs := map[string]*definition{}
+	for i := range o.Views {
+		if defs[o.Views[i].Name], err = planner.plan(ctx, &o.Views[i]); err != nil {
+			return nil, err
+		}
+	}
+	return defs, nil
+}
+
+// load makes what follows need: mirrors and views as the store has them, the temporary tables of the session, the feed.
+func (s *session) load(ctx context.Context) error {
+	if err := s.conn.DeallocateAll(ctx); err != nil {
+		return fmt.Errorf("set up a session of the view store: %w", err)
+	}
+	if err := s.loadViews(ctx); err != nil {
+		return err
+	}
+	mirrors, err := s.loadMirrors(ctx)
+	if err != nil {
+		return err
+	}
+	s.mirrors, s.queries, s.bySrc = nil, nil, map[string][]*mirror{}
+	needed := map[string]bool{}
+	for _, v := range s.views {
+		if v.state == stateLive && v.def.Kind == "query" && s.pos.gap == "" {
+			s.queries = append(s.queries, newQuery(s.opts, v.name, v.def))
+			for _, m := range v.def.Mirrors {
+				needed[m.Name] = true
+			}
+		}
+	}
+	slices.SortFunc(s.queries, func(a, b *query) int { return strings.Compare(a.name, b.name) })
+	for _, m := range mirrors {
+		if !m.filling && s.pos.gap != "" {
+			continue
+		}
+		if !m.filling && !m.View && needed[m.Name] {
+			m.changed = changedTable(m.Name)
+		}
+		s.mirrors = append(s.mirrors, m)
+		s.bySrc[m.Source] = append(s.bySrc[m.Source], m)
+	}
+	if err := s.temporary(ctx); err != nil {
+		return err
+	}
+	if err := s.loadSeqs(ctx); err != nil {
+		return err
+	}
+	if err := s.countParked(ctx); err != nil {
+		return err
+	}
+	return s.openFeed(ctx)
+}
+
+// temporary makes the tables that take the old and new versions of changed rows.
+func (s *session) temporary(ctx context.Context) error {
+	sql := "DISCARD TEMP;"
+	for _, m := range s.mirrors {
+		if m.changed != "" {
+			sql += fmt.Sprintf("CREATE TEMP TABLE %s (LIKE %s) ON COMMIT DELETE ROWS;", quoteIdent("changed~"+m.Name), m.table)
+		}
+	}
+	if _, err := s.conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
+		return fmt.Errorf("set up a session of the view store: %w", err)
+	}
+	return nil
+}
+
+// streams are those that the mirrors read.
+func (s *session) streams() []string {
+	var names []string
+	for _, m := range s.mirrors {
+		if !slices.Contains(names, m.Stream) {
+			names = append(names, m.Stream)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (s *session) openFeed(ctx context.Context) error {
+	after := event.Position{}
+	if s.pos.read > 0 {
+		after = event.Position{Commit: s.pos.read - 1, Ordinal: ^uint64(0)}
+	}
+	streams := s.streams()
+	if len(streams) == 0 {
+		return &SetupError{Problem: "there is no view to keep", Fix: "add one under `views`"}
+	}
+	var err error
+	s.feed, err = s.opts.Open(ctx, streams, after)
+	if m, ok := errors.AsType[*MissingError](err); ok {
+		return s.breakOff(ctx, m)
+	}
+	return err
+}
+
+func (s *session) loadViews(ctx context.Context) error {
+	rows, err := s.conn.Query(ctx, "SELECT name, state, definition::text, previous::text, pinned, request, answer FROM walrill.views WHERE pipeline = $1", s.opts.Pipeline)
+	if err != nil {
+		return fmt.Errorf("read the views of the store: %w", err)
+	}
+	s.views = map[string]*viewRow{}
+	v := viewRow{}
+	var def, previous *string
+	_, err = pgx.ForEachRow(rows, []any{&v.name, &v.state, &def, &previous, &v.pinned, &v.request, &v.answer}, func() error {
+		view := v
+		var err error
+		if view.def, err = decodeDefinition(def); err == nil {
+			view.previous, err = decodeDefinition(previous)
+		}
+		s.views[view.name] = &view
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the views of the store: %w", err)
+	}
+	return nil
+}
+
+func decodeDefinition(text *string) (*definition, error) {
+	if text == nil {
+		return nil, nil
+	}
+	d := &definition{}
+	return d, json.Unmarshal([]byte(*text), d)
+}
+
+func (s *session) loadMirrors(ctx context.Context) ([]*mirror, error) {
+	rows, err := s.conn.Query(ctx, "SELECT filling, definition::text, request FROM walrill.mirrors WHERE pipeline = $1 ORDER BY name, filling", s.opts.Pipeline)
+	if err != nil {
+		return nil, fmt.Errorf("read the mirrors of the store: %w", err)
+	}
+	var list []*mirror
+	var filling bool
+	var text, request string
+	_, err = pgx.ForEachRow(rows, []any{&filling, &text, &request}, func() error {
+		var def mirrorDef
+		if err := json.Unmarshal([]byte(text), &def); err != nil {
+			return err
+		}
+		m := newMirror(s.opts, def, filling)
+		m.request = request
+		list = append(list, m)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the mirrors of the store: %w", err)
+	}
+	return list, nil
+}
+
+// loadSeqs reads how far each partition was read. Those of streams that are not read any more are forgotten.
+func (s *session) loadSeqs(ctx context.Context) error {
+	streams := s.streams()
+	_, err := s.conn.Exec(ctx, `DELETE FROM walrill.partitions p WHERE pipeline = $1
+		AND NOT EXISTS (SELECT FROM unnest($2::text[]) s WHERE p.key = s OR starts_with(p.key, s || ':'))`, s.opts.Pipeline, streams)
+	if err != nil {
+		return fmt.Errorf("forget partitions: %w", err)
+	}
+	rows, err := s.conn.Query(ctx, "SELECT key, seq FROM walrill.partitions WHERE pipeline = $1", s.opts.Pipeline)
+	if err != nil {
+		return fmt.Errorf("read the partitions of the store: %w", err)
+	}
+	known := map[string]uint64{}
+	var key string
+	var seq int64
+	if _, err := pgx.ForEachRow(rows, []any{&key, &seq}, func() error { known[key] = uint64(seq); return nil }); err != nil {
+		return fmt.Errorf("read the partitions of the store: %w", err)
+	}
+	for key := range s.dirty {
+		known[key] = s.seqs[key] // read, and not written yet
+	}
+	s.seqs = known
+	if s.dirty == nil {
+		s.dirty = map[string]bool{}
+	}
+	return nil
+}
+
+func (s *session) saveSeqs(ctx context.Context, tx pgx.Tx) error {
+	st, ok := s.seqStatement()
+	if !ok {
+		return nil
+	}
+	_, err := tx.Exec(ctx, st.sql, st.args...)
+	return err
+}
+
+func (s *session) seqStatement() (statement, bool) {
+	if len(s.dirty) == 0 {
+		return statement{}, false
+	}
+	keys := sortedKeys(s.dirty)
+	seqs := make([]int64, len(keys))
+	for i, k := range keys {
+		seqs[i] = int64(s.seqs[k])
+	}
+	return statement{rows: -1, args: []any{s.opts.Pipeline, keys, seqs}, sql: `
+		INSERT INTO walrill.partitions (pipeline, key, seq) SELECT $1, k, n FROM unnest($2::text[], $3::bigint[]) u(k, n)
+		ON CONFLICT (pipeline, key) DO UPDATE SET seq = excluded.seq`}, true
+}

@@ -1,0 +1,74 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// Views is what keeps the views, as far as this daemon does.
+type Views struct {
+	State        string  `json:"state"` // connecting, standby, running, retrying, stopped, failed
+	Error        string  `json:"error,omitempty"`
+	Position     string  `json:"position_lsn,omitempty"` // every commit below is in the views
+	LagBytes     int64   `json:"lag_bytes"`              // of WAL, behind the watermark in Redis
+	LagSeconds   float64 `json:"lag_seconds"`
+	Gap          string  `json:"gap,omitempty"` // why they stand still
+	Events       uint64  `json:"events"`        // since the daemon started
+	Transactions uint64  `json:"transactions"`  // of the store
+	Parked       int     `json:"parked"`        // keys that are set aside
+	Views        []View  `json:"views"`
+}
+
+// View is one of them.
+type View struct {
+	Name   string `json:"name"`
+	Kind   string `json:"kind"`  // mirror or query
+	State  string `json:"state"` // filling or live
+	Error  string `json:"error,omitempty"`
+	Parked int    `json:"parked"`
+}
+
+// A WaitError is a wait that has not come to its end.
+type WaitError struct {
+	Err    error
+	Status int // of the answer
+}
+
+func (e *WaitError) Error() string { return e.Err.Error() }
+
+// Waiter waits for a view to have what was committed up to an LSN and returns the view's position. Errors are *WaitError.
+type Waiter func(ctx context.Context, view, lsn string, timeout time.Duration) (string, error)
+
+const (
+	defaultWait = 5 * time.Second
+	longestWait = time.Minute
+)
+
+// waitHandler answers GET /api/views/<name>/wait?lsn=0/16B3748&timeout=5s.
+func waitHandler(wait Waiter) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		timeout := defaultWait
+		if text := r.FormValue("timeout"); text != "" {
+			var err error
+			if timeout, err = time.ParseDuration(text); err != nil || timeout < 0 || timeout > longestWait {
+				http.Error(w, fmt.Sprintf("timeout: want a length of time up to %v, such as 5s", longestWait), http.StatusBadRequest)
+				return
+			}
+		}
+		position, err := wait(r.Context(), r.PathValue("name"), r.FormValue("lsn"), timeout)
+		var failed *WaitError
+		switch {
+		case errors.As(err, &failed):
+			http.Error(w, failed.Error(), failed.Status)
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		default:
+			w.Header().Set("Content-Type", "application/json")
+			_ = json.NewEncoder(w).Encode(map[string]string{"view": r.PathValue("name"), "position_lsn": position}) // who asked has gone away
+		}
+	}
+}

@@ -44,6 +44,9 @@ type Publisher interface {
 	ClaimSchema(context.Context, *event.Schema) (version int, err error)
 	Start(context.Context)
 	Append(*event.Event)
+	// Rewind takes back what was appended of the transaction that commits at this clock, as far
+	// as it was not offered. Only Drain may follow.
+	Rewind(commit uint64)
 	Mark(watermark uint64, t time.Time)
 	Full() bool
 	Pending() bool

@@ -88,6 +88,8 @@ type fakePublisher struct {
 	wake     func()
 	blocked  bool
 	appended int
+	rewound  uint64
+	drained  bool
 	marked   uint64
 	durable  uint64
 	err      error
@@ -102,11 +104,12 @@ func (p *fakePublisher) AddStream(context.Context, *event.Stream) (event.Positio
 }
 func (p *fakePublisher) ClaimSchema(context.Context, *event.Schema) (int, error) { return 1, nil }
 func (p *fakePublisher) Start(context.Context)                                   {}
+func (p *fakePublisher) Rewind(commit uint64)                                    { p.rewound = commit }
 func (p *fakePublisher) Append(*event.Event)                                     { p.appended++ }
 func (p *fakePublisher) Mark(w uint64, _ time.Time)                              { p.marked = w }
 func (p *fakePublisher) Full() bool                                              { return p.appended > 0 }
 func (p *fakePublisher) Pending() bool                                           { return p.appended > 0 || p.marked > p.Durable() }
-func (p *fakePublisher) Drain(context.Context) error                             { p.Offer(); return p.Err() }
+func (p *fakePublisher) Drain(context.Context) error                             { p.drained = true; p.Offer(); return p.Err() }
 func (p *fakePublisher) Durable() uint64                                         { p.mu.Lock(); defer p.mu.Unlock(); return p.durable }
 func (p *fakePublisher) Err() error                                              { p.mu.Lock(); defer p.mu.Unlock(); return p.err }
 
@@ -206,6 +209,37 @@ func TestRunBlockedPublisher(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
+}
+
+// A change that cannot be mapped ends the pipeline after what was committed before it
+// is published, and without what its own transaction did before.
+func TestRunPublishesWhatIsBeforeARefusedChange(t *testing.T) {
+	broken := errors.New("no such column")
+	stream, pub := newFakeStream(append(transaction(200), transaction(300)...)...), &fakePublisher{}
+	o := options(stream, pub)
+	o.NewMapper = func(uint8) (Mapper, error) {
+		return &failingMapper{fakeMapper{stream: event.NewStream("t", 1)}, 2, broken}, nil
+	}
+	if err := New(o).Run(t.Context()); !errors.Is(err, broken) || !isPermanent(err) {
+		t.Errorf("ended with %v", err)
+	}
+	if !pub.drained || pub.rewound != 299 || pub.durable != 200 {
+		t.Errorf("drained %t, taken back from %d on, durable up to %d", pub.drained, pub.rewound, pub.durable)
+	}
+}
+
+// failingMapper fails at the nth change.
+type failingMapper struct {
+	fakeMapper
+	n   int
+	err error
+}
+
+func (m *failingMapper) Map(c *change.Change) ([]event.Event, error) {
+	if m.n--; m.n == 0 {
+		return nil, m.err
+	}
+	return m.fakeMapper.Map(c)
 }
 
 func TestRunEndsOnPermanentErrors(t *testing.T) {

@@ -25,7 +25,8 @@ type session struct {
 	known  map[*event.Stream]bool
 	// complete: entries of transactions that committed below this clock are all there.
 	complete uint64
-	skipping bool // the present transaction is one of them
+	skipping bool       // the present transaction is one of them
+	commit   change.LSN // of the present transaction
 	// left is where the timeline was left that the streams come from, 0 when it goes on.
 	left change.LSN
 
@@ -251,6 +252,7 @@ func (s *session) step(ctx context.Context) error {
 		// be others by now, and would count its entries differently.
 		s.skipping = s.clock(item.Tx.CommitLSN) < s.complete
 		s.mapper.Begin(item.Tx)
+		s.commit = item.Tx.CommitLSN
 	case change.ItemCommit:
 		s.seen.transactions++
 		s.mark(item)
@@ -273,7 +275,7 @@ func (s *session) mark(item *change.Item) {
 func (s *session) change(ctx context.Context, c *change.Change) error {
 	events, err := s.mapper.Map(c)
 	if err != nil {
-		return fatal{err}
+		return s.refuse(ctx, err)
 	}
 	s.seen.changes++
 	for i := range events {
@@ -291,6 +293,21 @@ func (s *session) change(ctx context.Context, c *change.Change) error {
 		s.pub.Append(e)
 	}
 	return nil
+}
+
+// refuse ends the session at a change that cannot be mapped. What committed before it is published first, however
+// long that takes: it fits the mapping as it is, and may not fit the one that has been mended. Of the change's own
+// transaction nothing is, as far as it is in our hands still.
+func (s *session) refuse(ctx context.Context, err error) error {
+	s.pub.Rewind(s.clock(s.commit))
+	s.bridge.status.enter(StateStopping, err)
+	if e := s.meanwhile(ctx, s.pub.Drain); e != nil {
+		if ctx.Err() == nil {
+			return e // the next session comes to this change again
+		}
+		return fatal{fmt.Errorf("%w\nand not all that was committed before could be published, which the next start does: let it do so before you change the mapping: %w", err, e)}
+	}
+	return fatal{err}
 }
 
 // giveVersion is for an event whose schema first shows itself: it has its version before any

@@ -77,7 +77,7 @@ func (c *checker) uncaptured(ctx context.Context) ([]string, error) {
 	var matchable bool
 	_, err = pgx.ForEachRow(rows, []any{&rel.Namespace, &rel.Name, &why, &fix, &matchable}, func() error {
 		name := rel.String()
-		if slices.Contains(c.opts.Named, name) {
+		if _, named := c.opts.Named[name]; named {
 			c.fail("table "+name, fix, "cannot be captured: %s", why)
 			names = append(names, name)
 			return nil

@@ -71,7 +71,43 @@ func (s *Source) ensurePublication(ctx context.Context, conn *pgx.Conn, tables [
 	if pub.narrowed > 0 {
 		s.opts.Log.Warn("the publication has row filters or column lists: what they leave out is not published", "publication", s.opts.Publication, "tables", pub.narrowed)
 	}
+	if err := s.checkRenamed(pub, tables); err != nil {
+		return pub, err
+	}
 	return pub, s.execAll(ctx, conn, s.publicationSQL(pub, tables))
+}
+
+// checkRenamed refuses to take a table out of the publication that may be the one which the configuration
+// has under the name that it had before: its changes would be missing from then on.
+func (s *Source) checkRenamed(pub publication, tables []table) error {
+	missing, extra := s.missing(tables), s.surplus(pub, tables)
+	if len(missing) == 0 || len(extra) == 0 {
+		return nil
+	}
+	where := s.opts.Named[missing[0]]
+	if where != "" {
+		where += ": "
+	}
+	return &SetupError{
+		Problem: fmt.Sprintf("%stable %s does not exist, and publication %s has table %s, which the configuration does not have: it may have been renamed", where, missing[0], s.opts.Publication, extra[0]),
+		Fix: fmt.Sprintf("name %s in the configuration too, beside %s for as long as changes under that name are still to be read; "+
+			"if it is not to be captured any more: ALTER PUBLICATION %s DROP TABLE %[1]s;", extra[0], missing[0], quote(s.opts.Publication))}
+}
+
+// surplus are the tables of a publication that walrill made and that are not wanted any more.
+func (s *Source) surplus(pub publication, tables []table) []string {
+	if !s.made(pub) {
+		return nil
+	}
+	return without(pub.tables, sqlNames(tables))
+}
+
+func sqlNames(tables []table) []string {
+	names := make([]string, len(tables))
+	for i, t := range tables {
+		names[i] = pgx.Identifier{t.Namespace, t.Name}.Sanitize()
+	}
+	return names
 }
 
 // checkPublication refuses a publication, made by hand, that would leave changes out in silence.
@@ -106,10 +142,7 @@ func (s *Source) publicationProblems(pub publication, tables []table) (problems 
 // an inherited table out, which the mapping may not want; it means nothing for partitions.
 func (s *Source) publicationSQL(pub publication, tables []table) []string {
 	name := quote(s.opts.Publication)
-	wanted := make([]string, len(tables))
-	for i, t := range tables {
-		wanted[i] = pgx.Identifier{t.Namespace, t.Name}.Sanitize()
-	}
+	wanted := sqlNames(tables)
 	only := func(tables []string) string { return "ONLY " + strings.Join(tables, ", ONLY ") }
 	if !pub.exists {
 		return []string{
@@ -124,7 +157,7 @@ func (s *Source) publicationSQL(pub publication, tables []table) []string {
 	if missing := without(wanted, pub.tables); len(missing) > 0 {
 		sql = append(sql, fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", name, only(missing)))
 	}
-	if extra := without(pub.tables, wanted); len(extra) > 0 && s.made(pub) {
+	if extra := s.surplus(pub, tables); len(extra) > 0 {
 		sql = append(sql, fmt.Sprintf("ALTER PUBLICATION %s DROP TABLE %s", name, only(extra)))
 	}
 	return sql

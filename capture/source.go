@@ -34,8 +34,8 @@ type Options struct {
 	// Wanted says whether a table is to be captured; an error says why it
 	// cannot be, and how that is mended.
 	Wanted func(*change.Relation) (bool, error)
-	// Named are the tables that the configuration names one by one.
-	Named []string
+	// Named are the tables that the configuration names one by one, and where: file:line.
+	Named map[string]string
 	// Adopt: make a slot anew although it was streamed from before.
 	Adopt    bool
 	Backfill BackfillOptions

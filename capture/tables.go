@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -45,7 +46,7 @@ func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) (alone []tabl
 	for _, t := range wanted {
 		if !published[t.root] {
 			alone = append(alone, t)
-		} else if slices.Contains(s.opts.Named, t.String()) {
+		} else if _, named := s.opts.Named[t.String()]; named {
 			return nil, nil, &SetupError{Problem: fmt.Sprintf("table %s is a partition of a table that is captured too, and its changes are published under that table's name", t),
 				Fix: "leave one of the two out of the configuration"}
 		}
@@ -59,7 +60,7 @@ func (s *Source) missing(tables []table) []string {
 	for _, t := range tables {
 		there[t.String()] = true
 	}
-	return slices.DeleteFunc(slices.Clone(s.opts.Named), func(name string) bool { return there[name] })
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.opts.Named)), func(name string) bool { return there[name] })
 }
 
 func relations(tables []table) []*change.Relation {

@@ -31,6 +31,21 @@ func (p *Publisher) Append(e *event.Event) {
 	p.appended++
 }
 
+// Rewind takes back what was appended of the transaction that commits at this clock, as
+// far as it was not offered. Only Offer and Drain may follow: what comes next would have the wrong seq.
+func (p *Publisher) Rewind(commit uint64) {
+	b := p.cur
+	for len(b.entries) > 0 && b.entries[len(b.entries)-1].pos.Commit >= commit {
+		last := len(b.entries) - 1
+		b.buf = b.buf[:b.entries[last].off]
+		b.entries = b.entries[:last]
+		p.appended--
+	}
+	if len(b.entries) == 0 {
+		b.buf = b.buf[:0]
+	}
+}
+
 // Mark says that everything below watermark (epoch<<56 | LSN) has been
 // appended; t is when that was in the source. Marks that do not ascend are ignored.
 func (p *Publisher) Mark(watermark uint64, t time.Time) {

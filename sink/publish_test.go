@@ -273,3 +273,37 @@ func TestHugeEntry(t *testing.T) {
 		}
 	}
 }
+
+// What was appended of a transaction that is given up is taken back; all before it is published.
+func TestRewind(t *testing.T) {
+	noLeaks(t)
+	r := harness.NewRedis(t, harness.RedisOptions{})
+	c := client(t, r.URL())
+	s := newScript("orders", 100, 3)
+	last := len(s.events) - 1
+	commit := s.events[last].Position.Commit
+	whole := last
+	for whole > 0 && s.events[whole-1].Position.Commit == commit {
+		whole--
+	}
+	for _, from := range []int{0, whole} { // with entries before it in the same batch, and without
+		l := start(t, Options{URL: r.URL()}, s.stream)
+		l.play(s, 0, from)
+		l.settle()
+		for i := from; i < last; i++ {
+			l.take(s, i)
+		}
+		if from == whole && whole == last {
+			t.Fatal("the last transaction has one event only")
+		}
+		l.p.Rewind(commit)
+		if err := l.p.Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s := &script{stream: s.stream, events: s.events[:whole], ends: s.ends}
+		complete(t, c, s)
+		if durable := l.p.Durable(); durable != s.ends[whole-1] {
+			t.Errorf("durable up to %d, want %d", durable, s.ends[whole-1])
+		}
+	}
+}

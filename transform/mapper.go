@@ -28,6 +28,8 @@ type Mapper struct {
 	byKey   map[string]string // Redis key to the stream that has it
 	tables  map[uint32]*table // by OID, as far as seen
 	last    *table            // rows of one table come in runs
+	// named are the tables, by OID, that the mapping was seen to name one by one.
+	named map[uint32]naming
 
 	// of the transaction
 	commit  uint64
@@ -53,6 +55,7 @@ func New(m Mapping, epoch uint8) (*Mapper, error) {
 		byName:  map[string]*event.Stream{},
 		byKey:   map[string]string{},
 		tables:  map[uint32]*table{},
+		named:   map[uint32]naming{},
 	}
 	for i := range m.Streams {
 		s := &m.Streams[i]
@@ -94,6 +97,7 @@ func (m *Mapper) Check(rel *change.Relation) ([]*event.Stream, error) {
 		}
 		streams = append(streams, routes[i].stream)
 	}
+	m.name(rel)
 	return streams, nil
 }
 

@@ -19,11 +19,43 @@ func (m *Mapper) table(rel *change.Relation) (*table, error) {
 		if err != nil {
 			return nil, err
 		}
+		m.name(rel)
+		if len(routes) == 0 {
+			if err := m.renamed(rel); err != nil {
+				return nil, err
+			}
+		}
 		t = newTable(rel, routes)
 		m.tables[rel.OID] = t
 	}
 	m.last = t
 	return t, nil
+}
+
+// naming is an entry of the mapping that names a table.
+type naming struct{ table, stream, where string }
+
+// name remembers which entry names the table.
+func (m *Mapper) name(rel *change.Relation) {
+	for i := range m.mapping.Streams {
+		s := &m.mapping.Streams[i]
+		if t := s.find(rel); t != nil && t.exact() {
+			m.named[rel.OID] = naming{rel.String(), s.Name, t.Where}
+			return
+		}
+	}
+}
+
+// renamed refuses a table that no stream takes and that one took under the name it had: its
+// changes would be missing from here on.
+func (m *Mapper) renamed(rel *change.Relation) error {
+	was, ok := m.named[rel.OID]
+	if !ok {
+		return nil
+	}
+	return &Error{Where: was.where, Table: was.table,
+		Problem: fmt.Sprintf("it was renamed to %s, which no stream takes: its changes would be missing from here on", rel),
+		Fix:     fmt.Sprintf("name %s in stream %s too, beside %s for as long as changes under that name are still to be read", rel, was.stream, was.table)}
 }
 
 // compileRoutes finds the streams that a table feeds, in the mapping's order.

@@ -77,11 +77,11 @@ func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, 
 	if err != nil {
 		return nil, err
 	}
-	var named []string
+	named := map[string]string{}
 	for _, stream := range cfg.Streams {
 		for _, t := range stream.Tables {
 			if !strings.HasSuffix(t.Pattern, ".*") {
-				named = append(named, t.Pattern)
+				named[t.Pattern] = t.At.String()
 			}
 		}
 	}

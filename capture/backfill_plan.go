@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -74,11 +75,19 @@ func (s *Source) newTables(ctx context.Context, conn *pgx.Conn, tables []table) 
 	}
 	var fresh []table
 	for i, t := range tables {
-		if missing[names[i]] {
+		if missing[names[i]] || s.arrived(t) {
 			fresh = append(fresh, t)
 		}
 	}
 	return fresh, nil
+}
+
+// arrived reports whether a table, that was published all the while perhaps, has come to be wanted, or to its name,
+// since the last Prepare or Refresh: it was renamed or moved to another schema.
+func (s *Source) arrived(t table) bool {
+	known := s.prepared()
+	same := func(rel *change.Relation) bool { return rel.OID == t.OID && rel.String() == t.String() }
+	return known != nil && !slices.ContainsFunc(known, same)
 }
 
 // prepared are the tables of the last Prepare or Refresh.

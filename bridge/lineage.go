@@ -15,6 +15,9 @@ import (
 // The slot is only ever confirmed up to a watermark that is in :commits. So a slot
 // that is ahead of :commits means that entries are missing in between.
 func CheckLineage(meta event.Meta, watermark uint64, source Source, start change.LSN) (event.Meta, error) {
+	if err := CheckDropped(meta); err != nil {
+		return meta, err
+	}
 	if meta.IsZero() {
 		if watermark != 0 {
 			return meta, fatalf("Redis has streams of this pipeline but has lost %s: it cannot be told whether they belong to this Postgres\n"+
@@ -53,6 +56,15 @@ func CheckLineage(meta event.Meta, watermark uint64, source Source, start change
 	}
 	meta.Timeline = source.Timeline
 	return meta, nil
+}
+
+// CheckDropped refuses a pipeline that was dropped and whose streams were left.
+func CheckDropped(meta event.Meta) error {
+	if meta.Dropped == "" {
+		return nil
+	}
+	return fatalf("the pipeline was dropped at %s, and its streams were left\n"+
+		"  fix: run `walrill drop --streams` to begin anew, or `walrill adopt` to continue the streams from now on with a gap, in a new epoch", meta.Dropped)
 }
 
 // CheckStream refuses a stream of the mapping that cannot be continued: it has other partitions than in

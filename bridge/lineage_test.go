@@ -62,3 +62,15 @@ func TestCheckLineage(t *testing.T) {
 		}
 	}
 }
+
+func TestDroppedPipelineDoesNotStart(t *testing.T) {
+	meta := event.Meta{System: "1", Timeline: 1, Dropped: "2026-11-23T05:00:00Z"}
+	_, err := CheckLineage(meta, 0, Source{SystemID: "1", Timeline: 1}, 0)
+	if err == nil || !isPermanent(err) || !strings.Contains(err.Error(), "walrill drop --streams") {
+		t.Errorf("got %v, want an error that names the ways out", err)
+	}
+	meta.Dropped = ""
+	if _, err := CheckLineage(meta, 0, Source{SystemID: "1", Timeline: 1}, 0); err != nil {
+		t.Error(err)
+	}
+}

@@ -46,8 +46,10 @@ func (s *session) connect(ctx context.Context) (err error) {
 		return err
 	}
 	s.bridge.status.attach(s.pub) // from now on it can say what it waits for
-	s.meta, s.top, err = s.pub.Connect(ctx)
-	return err
+	if s.meta, s.top, err = s.pub.Connect(ctx); err != nil {
+		return err
+	}
+	return CheckDropped(s.meta) // before anything is made in Postgres
 }
 
 // origin is what Redis knows of the Postgres that the streams come from.

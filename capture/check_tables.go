@@ -58,15 +58,15 @@ func (c *checker) uncaptured(ctx context.Context) ([]string, error) {
 	rows, err := c.conn.Query(ctx, `
 		SELECT n.nspname::text, c.relname::text,
 		       CASE WHEN n.nspname IN ('pg_catalog', 'information_schema') THEN 'it is one of Postgres''s own, which are never captured'
-		            WHEN n.nspname = 'walrill' THEN 'it is one of walrill''s own, which are never captured'
+		            WHEN n.nspname = 'walrill' OR n.nspname LIKE 'walrill\_%' THEN 'it is one of walrill''s own, which are never captured'
 		            WHEN c.relkind = 'f' THEN 'it is a foreign table: its changes are in another server''s WAL'
 		            WHEN c.relkind IN ('v', 'm') THEN 'it is a view: name the tables that it reads'
 		            WHEN c.relpersistence = 't' THEN 'it is temporary'
 		            ELSE 'it is unlogged: its changes are not in the WAL' END,
 		       CASE WHEN c.relpersistence = 'u' AND c.relkind IN ('r', 'p') THEN format('ALTER TABLE %I.%I SET LOGGED;', n.nspname, c.relname) ELSE '' END,
-		       c.relkind IN ('r', 'p', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walrill') AND n.nspname NOT LIKE 'pg\_%'
+		       c.relkind IN ('r', 'p', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walrill') AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT LIKE 'walrill\_%'
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE (c.relkind IN ('f', 'v', 'm') OR c.relkind IN ('r', 'p') AND (c.relpersistence <> 'p' OR n.nspname IN ('pg_catalog', 'information_schema', 'walrill')))
+		WHERE (c.relkind IN ('f', 'v', 'm') OR c.relkind IN ('r', 'p') AND (c.relpersistence <> 'p' OR n.nspname IN ('pg_catalog', 'information_schema', 'walrill') OR n.nspname LIKE 'walrill\_%'))
 		ORDER BY 1, 2`)
 	if err != nil {
 		return nil, fmt.Errorf("look for tables without WAL: %w", err)

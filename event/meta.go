@@ -15,6 +15,7 @@ type Meta struct {
 	Epoch    uint8
 	Baseline uint64         // the first watermark of the epoch; of an earlier epoch or 0 until there is one
 	HTTP     string         // where the daemon that wrote last answers; empty when it does not
+	Dropped  string         // when `walrill drop` has left the streams and removed the rest; empty when it has not
 	Streams  map[string]int // partitions of each stream, by name
 }
 
@@ -25,6 +26,7 @@ const (
 	metaEpoch      = "epoch"
 	metaBaseline   = "baseline"
 	metaHTTP       = "http"
+	metaDropped    = "dropped"
 	metaPartitions = "partitions:" // and the stream's name
 	metaSchema     = "schema:"     // and stream and table; see Schema.HighestField
 )
@@ -48,6 +50,7 @@ func (m Meta) Fields() map[string]string {
 		metaTimeline: strconv.FormatInt(int64(m.Timeline), 10),
 		metaEpoch:    strconv.FormatUint(uint64(m.Epoch), 10),
 		metaHTTP:     m.HTTP,
+		metaDropped:  m.Dropped,
 	}
 	if m.Baseline != 0 {
 		fields[metaBaseline] = strconv.FormatUint(m.Baseline, 10)
@@ -60,7 +63,7 @@ func (m Meta) Fields() map[string]string {
 
 // ParseMeta is the inverse of Fields. Fields that it does not know are left out.
 func ParseMeta(fields map[string]string) (Meta, error) {
-	m := Meta{System: fields[metaSystem], HTTP: fields[metaHTTP]}
+	m := Meta{System: fields[metaSystem], HTTP: fields[metaHTTP], Dropped: fields[metaDropped]}
 	number := func(field string, bits int) (int64, error) {
 		text, ok := fields[field]
 		if !ok {

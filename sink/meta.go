@@ -66,7 +66,7 @@ func readMeta(c *conn, pipeline string) (m event.Meta, watermark uint64, err err
 	if err != nil {
 		return m, 0, err
 	}
-	if err := probed(replies[0]); err != nil {
+	if err := probed(commits, replies[0]); err != nil {
 		return m, 0, err
 	}
 	if e, bad := replies[1].(replyError); bad {

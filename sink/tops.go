@@ -47,7 +47,7 @@ func (l *link) readTops(ctx context.Context, parts []*partition, take func(*conn
 		if err != nil {
 			return err
 		}
-		if err := probed(replies[0]); err != nil {
+		if err := probed(parts[0].key, replies[0]); err != nil {
 			return err
 		}
 		for i, part := range parts {
@@ -64,12 +64,12 @@ func (l *link) readTops(ctx context.Context, parts []*partition, take func(*conn
 // that loads or a user without rights answers why not.
 func probe(key string) []string { return []string{"XADD", key, "NOMKSTREAM", "0-0", "f", "v"} }
 
-func probed(reply any) error {
+func probed(key string, reply any) error {
 	e, bad := reply.(replyError)
 	if !bad || replyKind(string(e)) == kindOther {
 		return nil
 	}
-	return fmt.Errorf("write to Redis: %w", e)
+	return fmt.Errorf("write to %s: %w", key, e)
 }
 
 // parseTop reads the reply to topCommand. A missing key is an empty stream.

@@ -66,7 +66,7 @@ func adopt(ctx context.Context, cfg *config.Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	meta.System, meta.Timeline, meta.HTTP = info.SystemID, info.Timeline, ""
+	meta.System, meta.Timeline, meta.HTTP, meta.Dropped = info.SystemID, info.Timeline, "", ""
 	if err := client.HSet(ctx, event.MetaKey(cfg.Pipeline), meta.Fields()).Err(); err != nil {
 		return "", fmt.Errorf("write %s: %w", event.MetaKey(cfg.Pipeline), err)
 	}
@@ -82,7 +82,7 @@ func adoptSource(ctx context.Context, cfg *config.Config, meta event.Meta, top c
 		return capture.Info{}, err
 	}
 	if err := awaitFree(ctx, source, cfg.Source.Slot); err != nil {
-		return capture.Info{}, err
+		return capture.Info{}, fmt.Errorf("adopt: %w", err)
 	}
 	info, err := source.Prepare(ctx, capture.Known{}) // any system will do
 	if err != nil {
@@ -93,6 +93,13 @@ func adoptSource(ctx context.Context, cfg *config.Config, meta event.Meta, top c
 		info.Confirmed, err = source.Advance(ctx, shared)
 	}
 	return info, err
+}
+
+// busyError says that a daemon is at work.
+type busyError struct{ slot, holder string }
+
+func (e *busyError) Error() string {
+	return fmt.Sprintf("a daemon streams from slot %s (%s): stop it first, with SIGTERM", e.slot, e.holder)
 }
 
 // freeTimeout is how long Postgres may take to notice that a daemon has ended.
@@ -112,7 +119,7 @@ func awaitFree(ctx context.Context, source *capture.Source, name string) error {
 		case slot.ActivePID == 0:
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("adopt: a daemon streams from slot %s (process %d of Postgres): stop it first", name, slot.ActivePID)
+			return &busyError{slot: name, holder: source.Holder(ctx, slot.ActivePID)}
 		}
 		select {
 		case <-time.After(100 * time.Millisecond):

@@ -187,6 +187,9 @@ func lineage(cfg *config.Config, pg *capture.Diagnosis, redis *sink.Diagnosis, s
 		return nil
 	}
 	subject := "pipeline " + cfg.Pipeline
+	if err := bridge.CheckDropped(redis.Meta); err != nil {
+		return []finding{brought(subject, err)}
+	}
 	var findings []finding
 	for _, s := range streams {
 		if top, ok := redis.Tops[s]; ok {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -113,6 +116,30 @@ func startRedisCommand(ts *testscript.TestScript, args []string) {
 	ts.Setenv("REDIS_URL", s.redis.URL())
 	ts.Setenv("REDIS_ADDR", s.redis.Addr())
 }
+
+// redisUserCommand makes the user of docs/operations.md and points $REDIS_URL at it.
+func redisUserCommand(ts *testscript.TestScript, args []string) {
+	need(ts, len(args) == 0, "redis-user")
+	doc, err := os.ReadFile(filepath.Join(repository, "docs", "operations.md"))
+	ts.Check(err)
+	rule := regexp.MustCompile(`(?m)^ACL SETUSER (walrill) on >(\w+) .*$`).FindSubmatch(doc)
+	if rule == nil {
+		ts.Fatalf("docs/operations.md has no line ACL SETUSER walrill on >…")
+	}
+	line := strings.ReplaceAll(string(rule[0]), "{shop}", "{"+ts.Getenv("PIPELINE")+"}")
+	r, err := redisCommand(ts, strings.Fields(line))
+	ts.Check(err)
+	if r.code != 0 {
+		ts.Fatalf("%s: %s", line, r.stderr)
+	}
+	ts.Setenv("REDIS_URL", fmt.Sprintf("redis://%s:%s@%s", rule[1], rule[2], ts.Getenv("REDIS_ADDR")))
+}
+
+// repository is the path from this package to the repository's root, for what is read at run time.
+var repository = func() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}()
 
 // stopPostgresCommand tells Postgres to stop as `pg_ctl stop` does, and waits until it has.
 func stopPostgresCommand(ts *testscript.TestScript, args []string) {

@@ -83,6 +83,7 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"promote":           only(promoteCommand),
 		"redis":             only(startRedisCommand),
 		"redis-kill":        only(killRedisCommand),
+		"redis-user":        only(redisUserCommand),
 		"redis-start":       only(restartRedisCommand),
 		"start":             only(startCommand),
 		"ready":             only(readyCommand),

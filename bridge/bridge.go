@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/walrill/walrill/change"
@@ -97,6 +98,9 @@ type Bridge struct {
 	status tracker
 	begun  bool   // this process has streamed: Redis has known the pipeline
 	replay uint64 // how far back entries go that Redis has lost; 0 when none are known to be
+
+	reload    atomic.Pointer[reload]  // waits for its moment
+	streaming atomic.Pointer[session] // the one whose run loop runs
 }
 
 // New returns a bridge that Run starts.
@@ -185,7 +189,7 @@ func (b *Bridge) Run(ctx context.Context) error {
 // says whether anything became durable.
 func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 	b.status.connecting()
-	s := &session{bridge: b, kick: make(chan struct{}, 1)}
+	s := &session{bridge: b, kick: make(chan struct{}, 1), look: make(chan struct{}, 1), checked: map[string]bool{}}
 	defer b.status.detach()
 	// Redis first: a slot that nobody can stream from makes Postgres keep WAL for nothing.
 	if err := s.connect(ctx); err != nil {

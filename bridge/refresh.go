@@ -17,7 +17,7 @@ func (s *session) refresh(ctx context.Context) (stop func()) {
 	go func() {
 		defer close(done)
 		last := ""
-		for sleep(ctx, refreshInterval) {
+		for s.rest(ctx) {
 			err := s.bridge.opts.Refresh(ctx)
 			switch {
 			case ctx.Err() != nil:
@@ -34,4 +34,16 @@ func (s *session) refresh(ctx context.Context) (stop func()) {
 		}
 	}()
 	return func() { cancel(); <-done }
+}
+
+// rest waits for the next time to look, and reports false when ctx ended first.
+func (s *session) rest(ctx context.Context) bool {
+	timer := time.NewTimer(refreshInterval)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-s.look:
+	case <-ctx.Done():
+	}
+	return ctx.Err() == nil
 }

@@ -23,14 +23,19 @@ type session struct {
 	meta   event.Meta
 	top    uint64 // of :commits when Redis was asked first
 	known  map[*event.Stream]bool
+	// checked: streams of that name were found to be of this pipeline and its history when they were met.
+	checked map[string]bool
+	highest uint64 // commit of the highest entry that a stream had when it was met
 	// complete: entries of transactions that committed below this clock are all there.
 	complete uint64
 	skipping bool       // the present transaction is one of them
+	inside   bool       // of a transaction
 	commit   change.LSN // of the present transaction
 	// left is where the timeline was left that the streams come from, 0 when it goes on.
 	left change.LSN
 
 	kick    chan struct{}         // the publisher finished something
+	look    chan struct{}         // refresh is to look now
 	waiting time.Time             // since when entries wait for a bigger batch
 	told    change.LSN            // last confirmed
 	broken  atomic.Pointer[error] // what refresh found
@@ -167,6 +172,9 @@ func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
 	if err := s.meanwhile(ctx, func(ctx context.Context) (err error) { top, err = s.pub.AddStream(ctx, stream); return err }); err != nil {
 		return err
 	}
+	if s.checked[stream.Name] { // what is in it by now is ours
+		top = event.Position{}
+	}
 	if err := CheckStream(s.meta, stream, top); err != nil {
 		return err
 	}
@@ -178,7 +186,8 @@ func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
 		s.meta.Streams = map[string]int{}
 	}
 	s.meta.Streams[stream.Name] = len(stream.Keys)
-	s.known[stream] = true
+	s.known[stream], s.checked[stream.Name] = true, true
+	s.highest = max(s.highest, top.Commit)
 	return nil
 }
 
@@ -210,11 +219,16 @@ const beat = 100 * time.Millisecond
 
 // wake is called by the publisher's goroutine.
 func (s *session) wake() {
+	signal(s.kick)
+	s.stream.Wake()
+}
+
+// signal leaves a note in a channel of capacity 1.
+func signal(c chan<- struct{}) {
 	select {
-	case s.kick <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
-	s.stream.Wake()
 }
 
 func (s *session) clock(lsn change.LSN) uint64 { return event.Clock(s.meta.Epoch, uint64(lsn)) }
@@ -224,8 +238,17 @@ func (s *session) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.wake)
 	defer stop()
 	defer s.refresh(ctx)()
+	s.bridge.streaming.Store(s)
+	defer s.bridge.streaming.Store(nil)
+	if s.bridge.reload.Load() != nil {
+		s.wake()
+	}
 	for ctx.Err() == nil {
-		if err := s.step(ctx); err != nil && (ctx.Err() == nil || !errors.Is(err, context.Canceled)) {
+		err := s.step(ctx)
+		if err == nil && !s.inside && s.bridge.reload.Load() != nil {
+			err = s.swap(ctx)
+		}
+		if err != nil && (ctx.Err() == nil || !errors.Is(err, context.Canceled)) {
 			return err
 		}
 	}
@@ -252,10 +275,11 @@ func (s *session) step(ctx context.Context) error {
 	case change.ItemBegin:
 		// What is complete is not mapped again: the mapping or the tables may
 		// be others by now, and would count its entries differently.
-		s.skipping = s.clock(item.Tx.CommitLSN) < s.complete
+		s.inside, s.skipping = true, s.clock(item.Tx.CommitLSN) < s.complete
 		s.mapper.Begin(item.Tx)
 		s.commit = item.Tx.CommitLSN
 	case change.ItemCommit:
+		s.inside = false
 		s.seen.transactions++
 		s.mark(item)
 	case change.ItemWatermark:

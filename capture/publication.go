@@ -71,7 +71,7 @@ func (s *Source) ensurePublication(ctx context.Context, conn *pgx.Conn, tables [
 	if pub.narrowed > 0 {
 		s.opts.Log.Warn("the publication has row filters or column lists: what they leave out is not published", "publication", s.opts.Publication, "tables", pub.narrowed)
 	}
-	if err := s.checkRenamed(pub, tables); err != nil {
+	if err := s.checkRenamed(s.selection(), pub, tables); err != nil {
 		return pub, err
 	}
 	return pub, s.execAll(ctx, conn, s.publicationSQL(pub, tables))
@@ -79,12 +79,12 @@ func (s *Source) ensurePublication(ctx context.Context, conn *pgx.Conn, tables [
 
 // checkRenamed refuses to take a table out of the publication that may be the one which the configuration
 // has under the name that it had before: its changes would be missing from then on.
-func (s *Source) checkRenamed(pub publication, tables []table) error {
-	missing, extra := s.missing(tables), s.surplus(pub, tables)
+func (s *Source) checkRenamed(selection Selection, pub publication, tables []table) error {
+	missing, extra := selection.missing(tables), s.surplus(pub, tables)
 	if len(missing) == 0 || len(extra) == 0 {
 		return nil
 	}
-	where := s.opts.Named[missing[0]]
+	where := selection.Named[missing[0]]
 	if where != "" {
 		where += ": "
 	}
@@ -182,7 +182,7 @@ func (s *Source) MarkUsed(ctx context.Context) error {
 }
 
 // Refresh looks for tables that the mapping wants and that have come since,
-// and adds them to the publication. It does not touch anything else: an
+// and adds them to the publication. It does not touch anything else, but after Select: an
 // instance with another configuration may be taking over.
 func (s *Source) Refresh(ctx context.Context) error {
 	conn, err := s.connectCancelling(ctx)
@@ -206,6 +206,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 }
 
 func (s *Source) addNew(ctx context.Context, conn *pgx.Conn, pub publication) error {
+	selection := s.selections() // asked first: the tables are those of this selection, or of a later one
 	tables, unfit, err := s.wantedTables(ctx, conn)
 	if err != nil {
 		return err
@@ -213,18 +214,28 @@ func (s *Source) addNew(ctx context.Context, conn *pgx.Conn, pub publication) er
 	if err := s.checkPublication(pub, tables); err != nil {
 		return err
 	}
-	pub.comment = "" // add only
+	reselected := selection > s.applied && unfit == nil
+	if reselected {
+		unfit = s.checkRenamed(s.selection(), pub, tables)
+		reselected = unfit == nil
+	}
+	if !reselected {
+		pub.comment = "" // add only
+	}
 	if err := s.planBackfills(ctx, conn, tables); err != nil {
 		return err
 	}
 	sql := s.publicationSQL(pub, tables)
 	if len(sql) > 0 && !s.opts.Backfill.Initial {
-		s.opts.Log.Warn("new tables join the publication; rows that were committed before are not published", "sql", sql[0])
+		s.opts.Log.Warn("the tables of the publication change; rows of new ones that were committed before are not published", "sql", sql[0])
 	}
 	if err := s.execAll(ctx, conn, sql); err != nil {
 		return err
 	}
 	s.setPrepared(tables)
+	if reselected {
+		s.applied = selection
+	}
 	return unfit
 }
 

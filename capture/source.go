@@ -31,21 +31,30 @@ type Options struct {
 	Slot         string
 	Publication  string
 	ReplayWindow time.Duration // hold the confirmed position back by this long
-	// Wanted says whether a table is to be captured; an error says why it
-	// cannot be, and how that is mended.
-	Wanted func(*change.Relation) (bool, error)
-	// Named are the tables that the configuration names one by one, and where: file:line.
-	Named map[string]string
+	Selection
 	// Adopt: make a slot anew although it was streamed from before.
 	Adopt    bool
 	Backfill BackfillOptions
 	Log      *slog.Logger
 }
 
+// Selection is which tables are captured.
+type Selection struct {
+	// Wanted says whether a table is to be captured; an error says why it
+	// cannot be, and how that is mended. It is never called twice at the same time.
+	Wanted func(*change.Relation) (bool, error)
+	// Named are the tables that the configuration names one by one, and where: file:line.
+	Named map[string]string
+}
+
 // Source is a Postgres database that changes are captured from.
 type Source struct {
 	opts   Options
 	config *pgx.ConnConfig
+
+	selecting sync.Mutex // around every use of opts.Selection
+	selected  int        // selections put in force by Select; guarded by selecting
+	applied   int        // the last of them whose tables are the publication's; Refresh's
 
 	mu        sync.Mutex
 	system    string             // of the last Prepare; guarded by mu

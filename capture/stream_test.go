@@ -17,7 +17,7 @@ func everyTable(*change.Relation) (bool, error) { return true, nil }
 func newTestSource(t *testing.T, url, name string) *Source {
 	t.Helper()
 	source, err := NewSource(Options{URL: url, Pipeline: "test", Slot: name, Publication: name,
-		Wanted: everyTable, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		Selection: Selection{Wanted: everyTable}, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,11 +27,17 @@ func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) (alone []tabl
 	if err != nil {
 		return nil, nil, err
 	}
+	s.selecting.Lock()
+	defer s.selecting.Unlock()
+	return s.opts.Selection.of(tables)
+}
+
+func (s *Selection) of(tables []table) (alone []table, unfit, err error) {
 	var wanted []table
 	published := map[uint32]bool{}
 	var problems []error
 	for _, t := range tables {
-		ok, err := s.opts.Wanted(t.Relation)
+		ok, err := s.Wanted(t.Relation)
 		if err != nil {
 			problems = append(problems, err)
 		}
@@ -46,7 +52,7 @@ func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) (alone []tabl
 	for _, t := range wanted {
 		if !published[t.root] {
 			alone = append(alone, t)
-		} else if _, named := s.opts.Named[t.String()]; named {
+		} else if _, named := s.Named[t.String()]; named {
 			return nil, nil, &SetupError{Problem: fmt.Sprintf("table %s is a partition of a table that is captured too, and its changes are published under that table's name", t),
 				Fix: "leave one of the two out of the configuration"}
 		}
@@ -56,11 +62,16 @@ func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) (alone []tabl
 
 // missing are the tables that the configuration names and that are not there.
 func (s *Source) missing(tables []table) []string {
+	selection := s.selection()
+	return selection.missing(tables)
+}
+
+func (s *Selection) missing(tables []table) []string {
 	there := map[string]bool{}
 	for _, t := range tables {
 		there[t.String()] = true
 	}
-	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.opts.Named)), func(name string) bool { return there[name] })
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(s.Named)), func(name string) bool { return there[name] })
 }
 
 func relations(tables []table) []*change.Relation {

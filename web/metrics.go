@@ -43,6 +43,8 @@ var metrics = []metric{
 	gauge("backfill_tables_waiting", "Tables that wait to be backfilled.", func(r Report) float64 { return float64(r.Backfill.Waiting) }),
 	gauge("backfill_tables_running", "Tables that are being backfilled.", func(r Report) float64 { return float64(r.Backfill.Running) }),
 	gauge("backfill_tables_failed", "Tables whose backfill failed.", func(r Report) float64 { return float64(r.Backfill.Failed) }),
+	gauge("reload_failed", "1 while the configuration file, as it is now, is refused and an earlier one is in force.", func(r Report) float64 { return truth(r.Reload.State == "failed") }),
+	counter("reloads_total", "Configuration files that came into force while streaming.", func(r Report) float64 { return float64(r.Reload.Count) }),
 	gauge("redis_ok", "1 while Redis takes entries.", func(r Report) float64 { return truth(r.Sink.ErrorKind == "") }),
 }
 

@@ -16,6 +16,15 @@ type Report struct {
 	Sink     Sink      `json:"sink"`
 	Backfill Backfill  `json:"backfill"`
 	Views    *Views    `json:"views,omitempty"` // nil when this daemon keeps none
+	Reload   Reload    `json:"reload"`
+}
+
+// Reload is what became of the configuration file since the daemon started.
+type Reload struct {
+	State string    `json:"state"` // none, pending, done; failed: an earlier file stays in force
+	At    time.Time `json:"at,omitzero"`
+	Error string    `json:"error,omitempty"` // why it failed, with file:line
+	Count uint64    `json:"count"`           // reloads that came into force
 }
 
 // Backfill sums up the backfills that this daemon knows of; `walrill backfill status` has each.

@@ -32,9 +32,17 @@ func (f *sourceFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.pipeline, "pipeline", "walrill", "the pipeline's name, in the form without a file")
 }
 
+// file is the configuration file, "" in the form without one.
+func (f *sourceFlags) file(cmd *cobra.Command) string {
+	if f.source != "" || f.sink != "" || len(f.tables) != 0 {
+		return ""
+	}
+	return cmd.Flag("config").Value.String()
+}
+
 // load prefers the flags when any of them is given.
 func (f *sourceFlags) load(cmd *cobra.Command) (*config.Config, error) {
-	if f.source == "" && f.sink == "" && len(f.tables) == 0 {
+	if f.file(cmd) != "" {
 		return load(cmd)
 	}
 	if cmd.Flags().Changed("config") {

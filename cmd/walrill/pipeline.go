@@ -73,17 +73,9 @@ func sourceOf(info capture.Info) bridge.Source {
 // newSource makes the source of a configuration. A table is wanted when the
 // mapping takes it. With may add to the options.
 func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, with func(*capture.Options)) (*capture.Source, error) {
-	mapper, err := transform.New(mapping, 0)
+	selection, err := selectionOf(cfg, mapping)
 	if err != nil {
 		return nil, err
-	}
-	named := map[string]string{}
-	for _, stream := range cfg.Streams {
-		for _, t := range stream.Tables {
-			if !strings.HasSuffix(t.Pattern, ".*") {
-				named[t.Pattern] = t.At.String()
-			}
-		}
 	}
 	options := capture.Options{
 		URL:          cfg.Source.URL.Reveal(),
@@ -91,17 +83,33 @@ func newSource(cfg *config.Config, mapping transform.Mapping, log *slog.Logger, 
 		Slot:         cfg.Source.Slot,
 		Publication:  cfg.Source.Publication,
 		ReplayWindow: cfg.Sink.Durability.ReplayWindow,
-		Wanted: func(rel *change.Relation) (bool, error) {
-			streams, err := mapper.Check(rel)
-			return len(streams) > 0, err
-		},
-		Named: named,
-		Log:   log,
+		Selection:    selection,
+		Log:          log,
 	}
 	if with != nil {
 		with(&options)
 	}
 	return capture.NewSource(options)
+}
+
+// selectionOf is the tables that a mapping takes.
+func selectionOf(cfg *config.Config, mapping transform.Mapping) (capture.Selection, error) {
+	mapper, err := transform.New(mapping, 0)
+	if err != nil {
+		return capture.Selection{}, err
+	}
+	s := capture.Selection{Named: map[string]string{}, Wanted: func(rel *change.Relation) (bool, error) {
+		streams, err := mapper.Check(rel)
+		return len(streams) > 0, err
+	}}
+	for _, stream := range cfg.Streams {
+		for _, t := range stream.Tables {
+			if !strings.HasSuffix(t.Pattern, ".*") {
+				s.Named[t.Pattern] = t.At.String()
+			}
+		}
+	}
+	return s, nil
 }
 
 // mappingOf is the configuration's streams as transform wants them.

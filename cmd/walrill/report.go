@@ -26,6 +26,7 @@ type reporter struct {
 	mu       sync.Mutex
 	pipeline *pipeline // nil until it is made
 	views    *viewReporter
+	reload   web.Reload
 	slot     capture.SlotState
 	slotErr  error
 	totals   totals
@@ -39,6 +40,25 @@ type totals struct {
 	last   sink.Status // of the latest publisher
 	of     *sink.Publisher
 	before sink.Status // of all that came before
+}
+
+// reloading notes what became of the configuration file.
+func (r *reporter) reloading(state string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if state == reloadNone && r.reload.State != reloadFailed {
+		return
+	}
+	if state == reloadDone {
+		r.reload.Count++
+	}
+	if state == reloadNone && r.reload.Count > 0 {
+		state = reloadDone // the file is what it was then
+	}
+	r.reload.State, r.reload.At, r.reload.Error = state, time.Now().UTC(), ""
+	if err != nil {
+		r.reload.Error = redact(r.config, err.Error())
+	}
 }
 
 // watch follows the slot until ctx ends.
@@ -106,7 +126,7 @@ func sumHistogram(a, b sink.Histogram) sink.Histogram {
 func (r *reporter) report() web.Report {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	report := web.Report{Pipeline: r.config.Pipeline, Version: version, State: "starting"}
+	report := web.Report{Pipeline: r.config.Pipeline, Version: version, State: "starting", Reload: r.reload}
 	report.Source.Slot = r.config.Source.Slot
 	if r.views != nil {
 		report.Views = r.views.report(r.config)

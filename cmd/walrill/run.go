@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -78,7 +79,7 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 
 // serve runs the pipeline and, beside it, the HTTP server.
 func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Config, log *slog.Logger) error {
-	report := &reporter{config: cfg}
+	report := &reporter{config: cfg, reload: web.Reload{State: reloadNone}}
 	server, err := f.listen(cmd, report, log)
 	if err != nil {
 		return err
@@ -109,7 +110,8 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 		if err != nil {
 			return redacted(cfg, errors.Join(err, parts.stop()))
 		}
-		parts.run(func(ctx context.Context) error { return runPipeline(ctx, p, report) })
+		reloads := newReloader(f.file(cmd), cfg, p, report, log)
+		parts.run(func(ctx context.Context) error { return runPipeline(ctx, p, report, reloads) })
 	}
 	if err = parts.wait(); err == nil {
 		log.Info("stopped")
@@ -125,14 +127,15 @@ func (f *runFlags) capture(cfg *config.Config, addr string, client redis.Univers
 	return newPipeline(cfg, addr, backfill, log)
 }
 
-// runPipeline carries changes and follows the slot until ctx ends or the pipeline cannot go on.
-func runPipeline(ctx context.Context, p *pipeline, report *reporter) error {
-	watchCtx, stopWatching := context.WithCancel(ctx)
-	watched := make(chan struct{})
-	go func() { report.watch(watchCtx, p); close(watched) }()
+// runPipeline carries changes, follows the slot and reloads the configuration until ctx ends or the pipeline cannot go on.
+func runPipeline(ctx context.Context, p *pipeline, report *reporter, reloads *reloader) error {
+	beside, stop := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	group.Go(func() { report.watch(beside, p) })
+	group.Go(func() { reloads.watch(beside) })
 	err := p.bridge.Run(ctx)
-	stopWatching()
-	<-watched
+	stop()
+	group.Wait()
 	return err
 }
 

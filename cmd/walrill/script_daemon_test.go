@@ -104,13 +104,13 @@ func get(p *harness.Program, path string) (string, error) {
 }
 
 var signals = map[string]os.Signal{
-	"SIGINT": syscall.SIGINT, "SIGTERM": syscall.SIGTERM, "SIGKILL": syscall.SIGKILL,
+	"SIGINT": syscall.SIGINT, "SIGTERM": syscall.SIGTERM, "SIGHUP": syscall.SIGHUP, "SIGKILL": syscall.SIGKILL,
 	"SIGSTOP": syscall.SIGSTOP, "SIGCONT": syscall.SIGCONT,
 }
 
 // signalCommand sends a signal. The name kill is taken by testscript.
 func signalCommand(ts *testscript.TestScript, args []string) {
-	need(ts, len(args) == 2 && signals[args[1]] != nil, "signal NAME SIGINT|SIGTERM|SIGKILL|SIGSTOP|SIGCONT")
+	need(ts, len(args) == 2 && signals[args[1]] != nil, "signal NAME SIGINT|SIGTERM|SIGHUP|SIGKILL|SIGSTOP|SIGCONT")
 	ts.Check(programOf(ts, args[0]).Signal(signals[args[1]]))
 }
 

@@ -213,6 +213,12 @@ func printReport(w io.Writer, r web.Report) error {
 			row("  "+w.Name, "%s", line)
 		}
 	}
+	switch r.Reload.State {
+	case "failed":
+		row("reload", "failed %s ago, an earlier configuration is in force: %s", time.Since(r.Reload.At).Round(time.Second), r.Reload.Error)
+	case "pending":
+		row("reload", "waits for the streams to be complete")
+	}
 	redis := r.Sink.State
 	if r.Sink.ErrorKind != "" {
 		redis = fmt.Sprintf("%s (%s): %s", r.Sink.State, r.Sink.ErrorKind, r.Sink.Error)

@@ -1,0 +1,60 @@
+package config
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"hash"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// Fingerprint tells whether two configurations, or parts of them, say the same, wherever in their file they
+// say it. Fields with their zero value do not count, so that a field which a later version adds changes no fingerprint. It is
+// 32 hexadecimal digits and shows nothing of what it was made of.
+func Fingerprint(v any) string {
+	h := sha256.New()
+	fingerprint(h, reflect.ValueOf(v))
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+func fingerprint(h hash.Hash, v reflect.Value) {
+	switch v.Type() {
+	case reflect.TypeFor[Pos]():
+		return
+	case reflect.TypeFor[URL]():
+		url, _ := v.Interface().(URL)
+		fmt.Fprintf(h, "%q", url.Reveal())
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			if f := v.Field(i); !f.IsZero() && f.Type() != reflect.TypeFor[Pos]() {
+				fmt.Fprintf(h, "%s:", v.Type().Field(i).Name)
+				fingerprint(h, f)
+			}
+		}
+		fmt.Fprint(h, ";")
+	case reflect.Slice, reflect.Array:
+		for i := range v.Len() {
+			fingerprint(h, v.Index(i))
+		}
+		fmt.Fprint(h, "]")
+	case reflect.Map: // of strings
+		keys := v.MapKeys()
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+		for _, k := range keys {
+			fmt.Fprintf(h, "%q:", k.String())
+			fingerprint(h, v.MapIndex(k))
+		}
+		fmt.Fprint(h, "}")
+	case reflect.Pointer, reflect.Interface:
+		if !v.IsNil() {
+			fingerprint(h, v.Elem())
+		}
+	default:
+		fmt.Fprintf(h, "%q,", fmt.Sprint(v))
+	}
+}

@@ -1,0 +1,29 @@
+package config
+
+import "testing"
+
+func TestFingerprint(t *testing.T) {
+	parse := func(streams string) *Config {
+		t.Helper()
+		c, err := Parse("w.yaml", []byte("pipeline: p\nsource: {url: postgres://u:one@h/d}\nsink: {url: redis://h}\nstreams:\n"+streams), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	same := parse("  a: {tables: {t: {key: id}}}\n")
+	if Fingerprint(*same) != Fingerprint(*parse("  # moved\n  a:\n    tables:\n      public.t: {key: [id]}\n")) {
+		t.Error("the same elsewhere in the file is told apart")
+	}
+	for _, other := range []string{"  b: {tables: {t: {key: id}}}\n", "  a: {tables: {t: {}}}\n", "  a: {tables: {t: {key: [id, x]}}}\n", "  a: {partitions: 2, tables: {t: {key: id}}}\n",
+		"  a: {tables: {t: {key: id}, u: {}}}\n"} {
+		if Fingerprint(*same) == Fingerprint(*parse(other)) {
+			t.Errorf("not told apart: %s", other)
+		}
+	}
+	c := *same
+	c.Source.URL = NewURL("postgres://u:two@h/d")
+	if Fingerprint(c) == Fingerprint(*same) {
+		t.Error("another password is not told apart")
+	}
+}

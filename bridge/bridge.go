@@ -97,6 +97,7 @@ type Bridge struct {
 	opts   Options
 	status tracker
 	begun  bool   // this process has streamed: Redis has known the pipeline
+	stale  uint64 // the transaction that a session was started anew for, so that its tables are announced again
 	replay uint64 // how far back entries go that Redis has lost; 0 when none are known to be
 
 	reload    atomic.Pointer[reload]  // waits for its moment
@@ -112,6 +113,7 @@ type (
 	standby   interface{ Standby() bool }    // another instance is at work
 	recovery  interface{ InRecovery() bool } // there is no primary yet, only a standby
 	slotLost  interface{ SlotLost() bool }   // changes are missing from the streams, and Postgres cannot send them again
+	stale     interface{ Stale() bool }      // a change may fit when its table is announced again
 	// tailLost: entries are gone that were acknowledged, those behind this clock. It is 0 when
 	// the top of :commits went back with them and so tells the same.
 	tailLost interface{ ReplayFrom() uint64 }

@@ -228,6 +228,45 @@ func TestRunPublishesWhatIsBeforeARefusedChange(t *testing.T) {
 	}
 }
 
+// A change that does not fit its table as announced is tried once more, with the table announced again.
+func TestRunAnnouncesTablesAgain(t *testing.T) {
+	first, second := newFakeStream(transaction(200)...), newFakeStream(transaction(200)...)
+	streams := []Stream{first, second}
+	for _, sessions := range []int{1, 2} { // in which it does not fit
+		pub := &fakePublisher{}
+		o := options(nil, pub)
+		n := 0
+		o.Open = func(context.Context) (Stream, error) { n++; return streams[n-1], nil }
+		o.NewMapper = func(uint8) (Mapper, error) {
+			m := &failingMapper{fakeMapper{stream: event.NewStream("t", 1)}, 1, staleError{}}
+			if n > sessions {
+				m.n = 0
+			}
+			return m, nil
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- New(o).Run(ctx) }()
+		if sessions == 1 {
+			for range second.confirmed {
+				break
+			}
+			cancel()
+		}
+		if err := <-done; errors.Is(err, staleError{}) != (sessions == 2) {
+			t.Errorf("it does not fit in %d sessions: ended with %v", sessions, err)
+		}
+		cancel()
+		first, second = newFakeStream(transaction(200)...), newFakeStream(transaction(200)...)
+		streams = []Stream{first, second}
+	}
+}
+
+type staleError struct{}
+
+func (staleError) Error() string { return "more attributes than known" }
+func (staleError) Stale() bool   { return true }
+
 // failingMapper fails at the nth change.
 type failingMapper struct {
 	fakeMapper

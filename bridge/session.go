@@ -325,6 +325,11 @@ func (s *session) change(ctx context.Context, c *change.Change) error {
 // long that takes: it fits the mapping as it is, and may not fit the one that has been mended. Of the change's own
 // transaction nothing is, as far as it is in our hands still.
 func (s *session) refuse(ctx context.Context, err error) error {
+	var old stale
+	if at := s.clock(s.commit); errors.As(err, &old) && old.Stale() && s.bridge.stale != at {
+		s.bridge.stale = at
+		return err
+	}
 	s.pub.Rewind(s.clock(s.commit))
 	s.bridge.status.enter(StateStopping, err)
 	if e := s.meanwhile(ctx, s.pub.Drain); e != nil {

@@ -2,6 +2,7 @@ package transform
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 
 	"github.com/walrill/walrill/change"
@@ -87,8 +88,12 @@ func (c *composite) ended(dst []byte, start int, text []byte) ([]byte, error) {
 	if len(c.members) == 0 && string(text) == ")" {
 		return closeObject(dst, start), nil
 	}
-	return dst, fmt.Errorf("type %s: the row has more than the %d attributes that were known at start", c.name, len(c.members))
+	return dst, fmt.Errorf("type %s: the value has more than its %d attributes%w", c.name, len(c.members), errStale)
 }
+
+// errStale marks a value that does not fit its type as it was when its table was last announced: an attribute
+// was added since, of which Postgres says nothing, or one was dropped.
+var errStale = errors.New("")
 
 func (c *composite) malformed() error { return fmt.Errorf("type %s: malformed row text", c.name) }
 

@@ -1,6 +1,7 @@
 package transform
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -39,6 +40,9 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Err }
+
+// Stale reports whether the change may fit when its table is announced again.
+func (e *Error) Stale() bool { return errors.Is(e.Err, errStale) }
 
 // nearest is the name that is the fewest edits from want, or "" when none is
 // near enough to be what was meant.

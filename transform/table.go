@@ -150,5 +150,9 @@ func (t *table) appendUnchanged(dst []byte, row, before []change.Value) []byte {
 
 func (t *table) valueError(column int, err error) error {
 	c := t.rel.Columns[column]
-	return &Error{Table: t.name, Columns: []string{c.Name}, Problem: "column " + c.Name, Err: err}
+	e := &Error{Table: t.name, Columns: []string{c.Name}, Problem: "column " + c.Name, Err: err}
+	if e.Stale() {
+		e.Fix = fmt.Sprintf("an attribute was dropped since; leave the column out with `columns: {exclude: [%s]}` until what was written before is read", c.Name)
+	}
+	return e
 }

@@ -148,7 +148,7 @@ func TestEncodeErrors(t *testing.T) {
 		text string
 		want string // in the error
 	}{
-		{typePoint2, `(1,a,2)`, "type shop.point2: the row has more than the 2 attributes"},
+		{typePoint2, `(1,a,2)`, "type shop.point2: the value has more than its 2 attributes"},
 		{compositeOf("empty"), `(1)`, "type empty"},
 		{typePoint2, `(1,a`, "type shop.point2: malformed"},
 		{typePoint2, `(1,"a)`, "type shop.point2: malformed"},

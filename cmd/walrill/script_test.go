@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,9 +32,26 @@ func TestScript(t *testing.T) {
 			return nil
 		},
 		Cmds:               scriptCommands(),
+		Condition:          condition,
 		RequireUniqueNames: true,
 		UpdateScripts:      os.Getenv("UPDATE_SCRIPTS") != "",
 	})
+}
+
+// condition knows pg15, pg16 …: the scripts run on that version of Postgres or a later one.
+func condition(name string) (bool, error) {
+	text, ok := strings.CutPrefix(name, "pg")
+	want, err := strconv.Atoi(text)
+	if !ok || err != nil {
+		return false, fmt.Errorf("unknown condition %s", name)
+	}
+	version := harness.DefaultVersion
+	if text := os.Getenv("WALRILL_PG"); text != "" {
+		if version, err = strconv.Atoi(text); err != nil {
+			return false, err
+		}
+	}
+	return version >= want, nil
 }
 
 // script is what one script has started.

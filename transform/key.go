@@ -29,7 +29,7 @@ func keyColumns(rel *change.Relation, t *TableMapping) (key []int, doubt, err er
 	if pk := columnsNamed(rel, rel.PrimaryKey); len(pk) > 0 && (rel.Identity == change.IdentityFull || sameColumns(pk, identity)) {
 		return pk, nil, nil
 	}
-	if len(identity) > 0 {
+	if len(identity) > 0 || rel.Identity == change.IdentityFull { // a table may have no columns
 		return identity, nil, nil
 	}
 	if key = columnsNamed(rel, rel.PrimaryKey); key == nil {

@@ -39,6 +39,8 @@ type Mapper interface {
 type Publisher interface {
 	Connect(context.Context) (event.Meta, uint64, error)
 	SaveMeta(context.Context, event.Meta) error
+	// Claim says that this publisher is the one that writes now; before AddStream.
+	Claim(context.Context) error
 	// AddStream returns the highest position that is in any of its partitions.
 	AddStream(context.Context, *event.Stream) (event.Position, error)
 	// ClaimSchema returns the version that the catalogue has for the schema, a new one if need be.
@@ -82,6 +84,9 @@ type Options struct {
 	Open    func(context.Context) (Stream, error)
 	// MarkUsed notes in Postgres that the slot is streamed from; it is called once a session.
 	MarkUsed func(context.Context) error
+	// Lost says that entries behind this position may be gone from the streams, though not from all of them. What is
+	// not in the WAL has to be read again.
+	Lost func(change.LSN)
 	// Refresh takes tables in that have come since Prepare; it is called every
 	// few seconds while streaming, from a goroutine of its own.
 	Refresh      func(context.Context) error
@@ -177,6 +182,9 @@ func (b *Bridge) Run(ctx context.Context) error {
 		var lost tailLost
 		if errors.As(err, &lost) {
 			b.replay = lost.ReplayFrom()
+			if _, lsn := event.SplitClock(b.replay); lsn != 0 && b.opts.Lost != nil {
+				b.opts.Lost(change.LSN(lsn))
+			}
 		}
 		b.status.enter(StateRetrying, err)
 		b.opts.Log.Warn("the pipeline was interrupted and starts over", "error", err, "retry_in", delay)

@@ -98,6 +98,7 @@ type fakePublisher struct {
 func (p *fakePublisher) Connect(context.Context) (event.Meta, uint64, error) {
 	return event.Meta{}, 0, nil
 }
+func (p *fakePublisher) Claim(context.Context) error                { return nil }
 func (p *fakePublisher) SaveMeta(context.Context, event.Meta) error { return nil }
 func (p *fakePublisher) AddStream(context.Context, *event.Stream) (event.Position, error) {
 	return event.Position{}, nil
@@ -356,6 +357,8 @@ func TestRunAfterALostTail(t *testing.T) {
 			}
 			return nil
 		}
+		var told change.LSN
+		o.Lost = func(lsn change.LSN) { told = lsn }
 		b := New(o)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -371,6 +374,9 @@ func TestRunAfterALostTail(t *testing.T) {
 		cancel()
 		if (err != nil) != c.ends {
 			t.Errorf("the slot is at 100 and has to go back to %d: ended with %v", c.from, err)
+		}
+		if told != change.LSN(c.from) {
+			t.Errorf("backfills were told of a loss behind %v, want %d", told, c.from)
 		}
 	}
 }

@@ -98,6 +98,9 @@ func (s *session) start(ctx, background context.Context) error {
 		return err
 	}
 	s.meta.HTTP = s.bridge.opts.HTTP
+	if err := s.meanwhile(ctx, s.pub.Claim); err != nil {
+		return err
+	}
 	s.known = map[*event.Stream]bool{}
 	if err := s.addStreams(ctx); err != nil {
 		return err

@@ -79,6 +79,7 @@ func (b *backfills) begin() error {
 			return err
 		}
 	}
+	b.source.regained() // as it is recorded now
 	running, stop := context.WithCancel(context.Background())
 	b.cancel = stop
 	b.group.Go(func() { b.follow(running, records) })
@@ -92,10 +93,14 @@ func (b *backfills) resume(ctx context.Context, name string, record BackfillReco
 	if state == nil || rel == nil {
 		return nil
 	}
-	if record.Lost && (state.unfinished() || state.State == BackfillDone) {
+	if (record.Lost || b.source.hasLost(state)) && (state.unfinished() || state.State == BackfillDone) {
 		b.log.Warn("Redis has lost rows of a backfill: it starts over", "table", name)
 		state.State, state.Moved, state.Rows, state.Bytes = BackfillWaiting, nil, 0, 0
+		state.LSN = ""
 		state.restart()
+		if err := b.save(ctx, name, *state); err != nil { // or it would be forgotten when the watermark has passed
+			return err
+		}
 	}
 	if state.State != BackfillRunning {
 		return nil

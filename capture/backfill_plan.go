@@ -90,6 +90,30 @@ func (s *Source) arrived(t table) bool {
 	return known != nil && !slices.ContainsFunc(known, same)
 }
 
+// Lost says that the sink may have lost entries behind this position, so that the next stream begins those
+// backfills anew that had published any there. The sink's own record cannot tell it, as it can in one server.
+func (s *Source) Lost(behind change.LSN) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lostBehind == 0 || behind < s.lostBehind {
+		s.lostBehind = behind
+	}
+}
+
+// hasLost reports whether rows that were published up to here may be gone.
+func (s *Source) hasLost(state *BackfillState) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lsn, err := change.ParseLSN(state.LSN)
+	return s.lostBehind != 0 && (err != nil && state.LSN != "" || lsn > s.lostBehind)
+}
+
+func (s *Source) regained() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lostBehind = 0
+}
+
 // prepared are the tables of the last Prepare or Refresh.
 func (s *Source) prepared() []*change.Relation {
 	s.mu.Lock()

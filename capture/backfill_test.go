@@ -68,13 +68,16 @@ type follower struct {
 	seen []string
 }
 
-// follow prepares the database and follows its stream, from where an earlier one of it ended.
-func follow(t *testing.T, url string, store *memoryStore, o BackfillOptions) *follower {
+// follow prepares the database and follows its stream, from where an earlier one of it ended; first comes before.
+func follow(t *testing.T, url string, store *memoryStore, o BackfillOptions, first ...func(*Source)) *follower {
 	t.Helper()
 	f := &follower{t: t, url: url, store: store, stop: make(chan struct{}), ended: make(chan struct{})}
 	f.source = newTestSource(t, url, "backfill_"+strings.ToLower(harness.DatabaseName(t, url)))
 	o.Store, o.Readers, o.ChunkRows = store, 2, max(o.ChunkRows, 1)
 	f.source.opts.Backfill = o
+	for _, do := range first {
+		do(f.source)
+	}
 	f.source.opts.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	if _, err := f.source.Prepare(t.Context(), Known{}); err != nil {
 		t.Fatal(err)
@@ -358,5 +361,33 @@ func TestBackfillAlteredTable(t *testing.T) {
 	})
 	if f.has("r 12 7") {
 		t.Error("a row was read after the truncate")
+	}
+}
+
+// When a server of a Cluster has lost its tail, the watermarks on another one do not tell. A table that was
+// published behind it is read again; one that was published before is not.
+func TestBackfillLost(t *testing.T) {
+	url := harness.Database(t, harness.SharedPostgres(t, 0))
+	harness.Exec(t, url, "CREATE TABLE early (id int PRIMARY KEY)", "INSERT INTO early VALUES (1)", "CREATE TABLE late (id int PRIMARY KEY)", "INSERT INTO late VALUES (2)")
+	store := newStore()
+	f := follow(t, url, store, BackfillOptions{})
+	f.start("public.early", 0)
+	f.awaitDone("public.early")
+	f.start("public.late", 0)
+	f.awaitDone("public.late")
+	f.end()
+	early, err := change.ParseLSN(store.state("public.early").LSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := follow(t, url, store, BackfillOptions{}, func(s *Source) { s.Lost(early) })
+	again.await("r 2")
+	again.awaitDone("public.late")
+	if again.has("r 1") {
+		t.Error("a table was read again of which nothing was lost")
+	}
+	again.end()
+	if last := follow(t, url, store, BackfillOptions{}); store.state("public.late").State != BackfillDone || last.has("r 2") {
+		t.Error("a loss was mended twice")
 	}
 }

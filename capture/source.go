@@ -56,11 +56,12 @@ type Source struct {
 	selected  int        // selections put in force by Select; guarded by selecting
 	applied   int        // the last of them whose tables are the publication's; Refresh's
 
-	mu        sync.Mutex
-	system    string             // of the last Prepare; guarded by mu
-	timeline  int32              // likewise
-	tables    []*change.Relation // of the last Prepare; guarded by mu
-	backfills *backfills         // of the last stream; guarded by mu
+	mu         sync.Mutex
+	system     string             // of the last Prepare; guarded by mu
+	timeline   int32              // likewise
+	tables     []*change.Relation // of the last Prepare; guarded by mu
+	backfills  *backfills         // of the last stream; guarded by mu
+	lostBehind change.LSN         // rows of backfills behind it may be gone; 0: none are; guarded by mu
 }
 
 // Info is what Prepare found.

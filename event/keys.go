@@ -1,6 +1,9 @@
 package event
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
 func partitionKey(stream string, i int) string { return stream + ":" + strconv.Itoa(i) }
 
@@ -21,7 +24,24 @@ func CatalogueKey(pipeline string) string { return controlKey(pipeline, "catalog
 
 // ControlKeys are all keys that a pipeline may have beside its streams, :meta last: it lists the streams.
 func ControlKeys(pipeline string) []string {
-	return []string{CommitsKey(pipeline), CatalogueKey(pipeline), BackfillKey(pipeline), controlKey(pipeline, "parked"), MetaKey(pipeline)}
+	return []string{CommitsKey(pipeline), CatalogueKey(pipeline), BackfillKey(pipeline), WriterKey(pipeline), controlKey(pipeline, "parked"), MetaKey(pipeline)}
+}
+
+// ClaimField is the field of WriterKey and PartitionWriterKey.
+const ClaimField = "claim"
+
+// WriterKey is the hash that tells which publisher writes now.
+func WriterKey(pipeline string) string { return controlKey(pipeline, "writer") }
+
+// PartitionWriterKey is WriterKey in a Redis Cluster, for one partition and in its slot.
+func PartitionWriterKey(pipeline, partition string) string {
+	tag := partition
+	if _, rest, ok := strings.Cut(partition, "{"); ok {
+		if inner, _, ok := strings.Cut(rest, "}"); ok && inner != "" {
+			tag = inner
+		}
+	}
+	return "walrill:{" + tag + "}:writer:" + pipeline
 }
 
 func controlKey(pipeline, what string) string { return "walrill:{" + pipeline + "}:" + what }

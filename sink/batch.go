@@ -24,6 +24,7 @@ type batch struct {
 	entries []entry
 	mark    mark
 	writer  *event.Writer
+	guarded bool // with rows of a backfill
 
 	maxEntries, maxBytes int
 }
@@ -58,6 +59,7 @@ func (b *batch) add(part *partition, e *event.Event) {
 	buf, args := b.writer.Append(b.buf, e)
 	b.buf = slices.Grow(setCount(buf, off, args+1), tail)
 	b.entries = append(b.entries, entry{part, e.Position, e.Seq, off, len(b.buf)})
+	b.guarded = b.guarded || e.Op == 'r'
 }
 
 // setCount writes the number of a command's arguments into its two digits at off+1.
@@ -88,5 +90,5 @@ func (b *batch) reset() {
 	}
 	clear(b.entries)
 	b.entries = b.entries[:0]
-	b.mark = mark{}
+	b.mark, b.guarded = mark{}, false
 }

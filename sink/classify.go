@@ -40,7 +40,8 @@ func (p permanent) Unwrap() error { return p.error }
 func fatal(err error) bool {
 	var lost ErrTailLost
 	var diverged ErrDiverged
-	return errors.As(err, &lost) || errors.As(err, &diverged) || errors.Is(err, errCatalogueChanged)
+	var fenced ErrFenced
+	return errors.As(err, &lost) || errors.As(err, &diverged) || errors.As(err, &fenced) || errors.Is(err, errCatalogueChanged)
 }
 
 // kindOf classifies an error that is retried.
@@ -56,7 +57,7 @@ func kindOf(err error) kind {
 		return replyKind(string(reply))
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return kindTimeout
-	case errors.Is(err, errProtocol), errors.Is(err, errCatalogueRace):
+	case errors.Is(err, errTouched), errors.Is(err, errProtocol), errors.Is(err, errCatalogueRace):
 		return kindOther
 	}
 	return kindConnection

@@ -26,6 +26,7 @@ type conn struct {
 	unwatch func() bool
 	debt    debt
 	witness string // a key that exists here, for settle
+	watched string // the fence that is watched and was ours when that began
 }
 
 // dial connects and logs in. The connection is closed when ctx ends.
@@ -123,15 +124,7 @@ func (c *conn) pipelineFor(commands [][]string, extra time.Duration) ([]any, err
 	if len(commands) == 0 {
 		return nil, nil
 	}
-	c.w = c.w[:0]
-	for _, args := range commands {
-		c.w = append(c.w, '*')
-		c.w = strconv.AppendInt(c.w, int64(len(args)), 10)
-		c.w = append(c.w, '\r', '\n')
-		for _, a := range args {
-			c.w = event.AppendBulkString(c.w, a)
-		}
-	}
+	c.w = appendCommands(c.w[:0], commands)
 	if err := c.send(c.w, extra); err != nil {
 		return nil, err
 	}
@@ -143,6 +136,18 @@ func (c *conn) pipelineFor(commands [][]string, extra time.Duration) ([]any, err
 		}
 	}
 	return replies, nil
+}
+
+func appendCommands(dst []byte, commands [][]string) []byte {
+	for _, args := range commands {
+		dst = append(dst, '*')
+		dst = strconv.AppendInt(dst, int64(len(args)), 10)
+		dst = append(dst, '\r', '\n')
+		for _, a := range args {
+			dst = event.AppendBulkString(dst, a)
+		}
+	}
+	return dst
 }
 
 // do sends one command. An error reply is an error.

@@ -20,6 +20,12 @@ type request struct {
 // fatal ones end the publisher, after others the whole batch is sent again.
 func (p *Publisher) exchange(ctx context.Context, b *batch, m mark) error {
 	s := &p.session
+	if b != nil && b.guarded && p.name.Load() != nil {
+		if err := p.exchangeGuarded(ctx, b); err != nil || m.isZero() {
+			return err
+		}
+		b = nil
+	}
 	defer func() { clear(s.requests) }() // they hold the batch's buffer, which may be huge
 	var err error
 	if s.requests, err = s.plan(ctx, b, s.requests[:0]); err != nil {
@@ -60,23 +66,34 @@ func (s *session) plan(ctx context.Context, b *batch, requests []request) ([]req
 		}
 		return append(requests, request{c: c, payload: b.wire(), groups: [][]entry{b.entries}}), nil
 	}
+	for _, group := range s.groups(b) {
+		c, err := s.link.to(ctx, group[0].part.slot)
+		if err != nil {
+			return nil, err
+		}
+		var r *request
+		requests, r = requestTo(requests, c)
+		r.groups = append(r.groups, group)
+		r.payload = appendGroup(r.payload, b.buf, group)
+	}
+	return requests, nil
+}
+
+// groups are the entries of a batch that can be in one transaction.
+func (s *session) groups(b *batch) (groups [][]entry) {
+	if s.link.ranges == nil {
+		return [][]entry{b.entries}
+	}
 	slices.SortStableFunc(b.entries, func(x, y entry) int { return cmp.Compare(x.part.slot, y.part.slot) })
 	for rest := b.entries; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && rest[n].part.slot == rest[0].part.slot {
 			n++
 		}
-		c, err := s.link.to(ctx, rest[0].part.slot)
-		if err != nil {
-			return nil, err
-		}
-		var r *request
-		requests, r = requestTo(requests, c)
-		r.groups = append(r.groups, rest[:n])
-		r.payload = appendGroup(r.payload, b.buf, rest[:n])
+		groups = append(groups, rest[:n])
 		rest = rest[n:]
 	}
-	return requests, nil
+	return groups
 }
 
 // requestTo finds the request to c, or adds one.
@@ -96,11 +113,16 @@ func appendGroup(dst, buf []byte, entries []entry) []byte {
 	if transaction {
 		dst = append(dst, multiCommand...)
 	}
-	for i := range entries {
-		dst = append(dst, buf[entries[i].off:entries[i].end]...)
-	}
+	dst = appendQueued(dst, buf, entries)
 	if transaction {
 		dst = append(dst, execCommand...)
+	}
+	return dst
+}
+
+func appendQueued(dst, buf []byte, entries []entry) []byte {
+	for i := range entries {
+		dst = append(dst, buf[entries[i].off:entries[i].end]...)
 	}
 	return dst
 }

@@ -128,7 +128,7 @@ func (p *Publisher) insist(ctx context.Context, what string, f func(*link) error
 		case err == nil:
 			p.control.recovered()
 			return nil
-		case errors.As(err, &never):
+		case errors.As(err, &never), fatal(err):
 			return fmt.Errorf("%s: %w", what, err)
 		case ctx.Err() != nil && last == nil:
 			last = err

@@ -29,6 +29,9 @@
 // corrected from what is read later. What is read later is only compared, and a
 // difference ends the publisher (ErrDiverged) instead of being published.
 //
+// Rows that a backfill has read are the exception: another instance cannot count them. They are published only by who
+// holds the claim to the streams; see fence.go.
+//
 // A batch is one MULTI/EXEC (one a slot in a Cluster), so it is applied whole
 // or not at all, and it is sent again whole until every entry is there. Nothing
 // behind it is sent before. So a partition has no holes.
@@ -91,6 +94,8 @@ type Publisher struct {
 	marked   uint64 // highest watermark of Mark
 	appended uint64 // entries since New, for :commits
 	epoch    uint8  // of :meta
+
+	name atomic.Pointer[string] // our claim; nil before Claim
 	// catalogue is :catalogue as last read.
 	catalogue []event.Schema
 
@@ -231,7 +236,7 @@ func (p *Publisher) end() {
 // :commits. It is 0 until the first one of this process. Any goroutine may call it.
 func (p *Publisher) Durable() uint64 { return p.durable.Load() }
 
-// Err is why the sink cannot go on: ErrTailLost or ErrDiverged; nil as long as
+// Err is why the sink cannot go on: ErrTailLost, ErrDiverged or ErrFenced; nil as long as
 // it can. Any goroutine may call it.
 func (p *Publisher) Err() error {
 	if e := p.failure.Load(); e != nil {

@@ -125,6 +125,9 @@ func (p *Publisher) ensure(ctx context.Context) error {
 			s.nodes = nodes
 		}
 	}
+	if err := p.checkFences(ctx, parts); err != nil {
+		return err
+	}
 	if err := p.verify(ctx, parts); err != nil {
 		return err
 	}

@@ -53,7 +53,12 @@ func (p *Publisher) AddStream(ctx context.Context, s *event.Stream) (highest eve
 			fresh = append(fresh, parts[i])
 		}
 	}
-	err = p.insist(ctx, "add stream "+s.Name, func(l *link) error { return loadTops(ctx, l, fresh, p.epoch) })
+	err = p.insist(ctx, "add stream "+s.Name, func(l *link) error {
+		if err := p.claimParts(ctx, l, fresh); err != nil { // before their tops are read
+			return err
+		}
+		return loadTops(ctx, l, fresh, p.epoch)
+	})
 	if err != nil {
 		return highest, err
 	}

@@ -51,6 +51,10 @@ func (v *verdict) transaction(entries []entry) error {
 		v.fail(fmt.Errorf("end transaction: %w", replyError(line[1:])))
 		return nil
 	}
+	if string(line) == "*-1" {
+		v.fail(errTouched)
+		return nil
+	}
 	if n, ok := number(line); line[0] != '*' || !ok || n != len(entries) {
 		return v.c.malformed(line[0], string(line[1:]))
 	}

@@ -89,10 +89,10 @@ func (f *sourceFlags) request(cmd *cobra.Command, table string, request event.Ba
 	}
 	defer client.Close() //nolint:errcheck // what it wrote was acknowledged
 	request.ID, request.At = rand.Text(), time.Now().UTC()
-	if err := (&backfillStore{client, cfg.Pipeline}).request(cmd.Context(), table, request); err != nil {
+	if err := (&backfillStore{client: client, pipeline: cfg.Pipeline}).request(cmd.Context(), table, request); err != nil {
 		return redacted(cfg, err)
 	}
-	state, err := awaitAnswer(cmd.Context(), &backfillStore{client, cfg.Pipeline}, table, request.ID)
+	state, err := awaitAnswer(cmd.Context(), &backfillStore{client: client, pipeline: cfg.Pipeline}, table, request.ID)
 	switch {
 	case err != nil:
 		return redacted(cfg, err)
@@ -174,7 +174,7 @@ func readBackfills(ctx context.Context, cfg *config.Config) ([]backfillReport, e
 		return nil, err
 	}
 	defer client.Close() //nolint:errcheck // it only read
-	records, err := (&backfillStore{client, cfg.Pipeline}).Load(ctx)
+	records, err := (&backfillStore{client: client, pipeline: cfg.Pipeline}).Load(ctx)
 	if err != nil {
 		return nil, err
 	}

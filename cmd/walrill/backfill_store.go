@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 
@@ -11,12 +12,14 @@ import (
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/sink"
 )
 
 // backfillStore keeps the states of backfills in the hash :backfill.
 type backfillStore struct {
 	client   redis.UniversalClient
 	pipeline string
+	writer   atomic.Pointer[sink.Publisher] // whose backfills are saved; nil: a command's
 }
 
 // Load implements capture.BackfillStore. A state whose rows are above the watermark on top of
@@ -71,7 +74,7 @@ func lostRows(b event.Backfill, epoch uint8, watermark uint64) bool {
 	return err != nil || event.Clock(b.Epoch, uint64(lsn)) > watermark
 }
 
-// Save implements capture.BackfillStore.
+// Save implements capture.BackfillStore. It fails when another instance has taken over, which goes by what it has read.
 func (s *backfillStore) Save(ctx context.Context, table string, state capture.BackfillState) error {
 	if state.LSN != "" {
 		meta, err := readMeta(ctx, s.client, s.pipeline)
@@ -84,8 +87,31 @@ func (s *backfillStore) Save(ctx context.Context, table string, state capture.Ba
 	if err != nil {
 		return err
 	}
-	if err := s.client.HSet(ctx, event.BackfillKey(s.pipeline), table, text).Err(); err != nil {
+	if err := s.write(ctx, table, text); err != nil {
 		return fmt.Errorf("write %s: %w", event.BackfillKey(s.pipeline), err)
 	}
 	return nil
+}
+
+func (s *backfillStore) write(ctx context.Context, table string, text []byte) error {
+	writer, claim := "", ""
+	if p := s.writer.Load(); p != nil {
+		writer, claim = p.Claimed()
+	}
+	if claim == "" { // not streaming yet: the table is planned
+		return s.client.HSet(ctx, event.BackfillKey(s.pipeline), table, text).Err()
+	}
+	return s.client.Watch(ctx, func(tx *redis.Tx) error {
+		held, err := tx.HGetAll(ctx, writer).Result()
+		if err != nil {
+			return err
+		}
+		if held[event.ClaimField] != claim {
+			return sink.ErrFenced{Key: writer, Held: held[event.ClaimField]}
+		}
+		_, err = tx.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
+			return pipe.HSet(ctx, event.BackfillKey(s.pipeline), table, text).Err()
+		})
+		return err
+	}, writer)
 }

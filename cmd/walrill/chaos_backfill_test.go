@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -88,4 +90,49 @@ func (r *rig) backfilled() int {
 		return err
 	})
 	return done
+}
+
+// Two daemons, and tables that are backfilled all the while. The one that was paused wakes up with rows that only it has
+// read, when the other has read others.
+func TestChaosBackfillTwoDaemons(t *testing.T) {
+	r := newRig(t, rigOptions{backfill: fillTables})
+	r.workers.Keys, r.workers.NoTruncate, r.workers.Pause = 2000, true, 2*time.Millisecond
+	r.flags = []string{"--backfill-chunk", "50"}
+	harness.Exec(t, r.pipeline.DBURL, "ALTER DATABASE "+r.pipeline.Name+" SET wal_sender_timeout = '500ms'")
+	active := r.begin()
+	standby := r.daemon()
+	pauses := 0
+	for ; r.goesOn(); pauses++ {
+		r.published()
+		if err := active.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		r.ready(standby)
+		r.published()
+		if err := active.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		active, standby = standby, active
+		r.againBackfill()
+	}
+	t.Logf("paused %d times", pauses)
+	if err := standby.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	r.ready(active)
+	harness.Eventually(t, 2*patience, "every table is backfilled", func() bool { return r.backfilled() == 4 })
+	r.finish(active)
+}
+
+// againBackfill asks for a backfill of a table, so that there is one always.
+func (r *rig) againBackfill() {
+	r.t.Helper()
+	table := harness.WorkloadTables[r.rand.IntN(4)]
+	text, err := json.Marshal(event.BackfillRequest{ID: rand.Text(), Action: "start", At: time.Now()})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.askRedis(func(ctx context.Context, client *redis.Client) error {
+		return client.HSet(ctx, event.BackfillKey(r.pipeline.Name), event.BackfillRequestField(table), text).Err()
+	})
 }

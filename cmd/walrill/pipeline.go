@@ -25,7 +25,8 @@ type pipeline struct {
 	bridge *bridge.Bridge
 }
 
-func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillOptions, log *slog.Logger) (*pipeline, error) {
+// newPipeline joins the stages. Each session's publisher is shown to publishes.
+func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillOptions, publishes func(*sink.Publisher), log *slog.Logger) (*pipeline, error) {
 	mapping := mappingOf(cfg)
 	p := &pipeline{config: cfg}
 	var err error
@@ -45,12 +46,18 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 			return stream, nil
 		},
 		MarkUsed:  p.source.MarkUsed,
+		Lost:      p.source.Lost,
 		Refresh:   p.source.Refresh,
 		NewMapper: func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
 		NewPublisher: func(wake func()) (bridge.Publisher, error) {
 			o := sinkOptions(cfg)
 			o.Database, o.Log, o.Wake = p.source.Database(), log, wake
-			return sink.New(o)
+			pub, err := sink.New(o)
+			if err != nil {
+				return nil, err
+			}
+			publishes(pub)
+			return pub, nil
 		},
 		HTTP:        httpAddr,
 		StopTimeout: stopTimeout,

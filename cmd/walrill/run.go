@@ -122,9 +122,10 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 // capture makes the pipeline that carries changes.
 func (f *runFlags) capture(cfg *config.Config, addr string, client redis.UniversalClient, log *slog.Logger) (*pipeline, error) {
 	backfill := f.backfill
-	backfill.Store = &backfillStore{client, cfg.Pipeline}
+	store := &backfillStore{client: client, pipeline: cfg.Pipeline}
+	backfill.Store = store
 	backfill.Initial = cfg.Source.Backfill == config.BackfillInitial
-	return newPipeline(cfg, addr, backfill, log)
+	return newPipeline(cfg, addr, backfill, store.writer.Store, log)
 }
 
 // runPipeline carries changes, follows the slot and reloads the configuration until ctx ends or the pipeline cannot go on.

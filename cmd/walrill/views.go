@@ -33,7 +33,7 @@ func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slo
 		Views:     viewsOf(cfg),
 		Tables:    func(ctx context.Context) ([]projector.Table, error) { return tablesOf(ctx, cfg) },
 		Open:      (&feeds{client, cfg.Pipeline, log}).open,
-		Backfills: &viewBackfills{&backfillStore{client, cfg.Pipeline}},
+		Backfills: &viewBackfills{&backfillStore{client: client, pipeline: cfg.Pipeline}},
 		Log:       log,
 		Watermark: func(ctx context.Context) (uint64, error) {
 			w, _, err := consumer.Watermark(ctx, client, cfg.Pipeline)

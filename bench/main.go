@@ -23,7 +23,8 @@ type options struct {
 	rounds        int
 	txA, txB, big int
 	latencies     int
-	binary        string
+	rows          int // of the table that is backfilled
+	binary, only  string
 	quick, full   bool
 }
 
@@ -31,17 +32,18 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == ordinaryRole {
 		exit(ordinaryMain(os.Args[2:]))
 	}
-	o := options{rounds: 3, txA: 300, txB: 100_000, big: 500_000, latencies: 500}
+	o := options{rounds: 3, txA: 300, txB: 100_000, big: 500_000, latencies: 500, rows: 300_000}
 	flag.IntVar(&o.rounds, "rounds", o.rounds, "interleaved rounds")
 	flag.StringVar(&o.binary, "binary", "", "walrill binary; built when empty")
+	flag.StringVar(&o.only, "only", "", "backfill: that and nothing else")
 	flag.BoolVar(&o.quick, "quick", false, "small sizes, one round")
 	flag.BoolVar(&o.full, "full", false, "shape A with 1,000 transactions, B with 300,000, one transaction of 2,000,000 rows")
 	flag.Parse()
 	if o.quick {
-		o.rounds, o.txA, o.txB, o.big, o.latencies = 1, 50, 20_000, 100_000, 100
+		o.rounds, o.txA, o.txB, o.big, o.latencies, o.rows = 1, 50, 20_000, 100_000, 100, 50_000
 	}
 	if o.full {
-		o.txA, o.txB, o.big, o.latencies = 1000, 300_000, 2_000_000, 1000
+		o.txA, o.txB, o.big, o.latencies, o.rows = 1000, 300_000, 2_000_000, 1000, 500_000
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	err := run(ctx, o)
@@ -75,6 +77,13 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	r := &results{}
+	if r.fills, err = measureBackfill(ctx, b, o); err != nil {
+		return fmt.Errorf("backfill: %w", err)
+	}
+	if o.only == "backfill" {
+		r.print(os.Stdout)
+		return nil
+	}
 	for _, s := range []shape{shapeA(o.txA), shapeB(o.txB)} {
 		if err := measureShape(ctx, b, s, o, r); err != nil {
 			return fmt.Errorf("shape %s: %w", s.name, err)

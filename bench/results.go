@@ -16,6 +16,7 @@ type results struct {
 	runs    map[string]map[string][]measure
 	big     measure
 	latency latency
+	fills   []fill
 }
 
 func (r *results) add(s shape, runner string, m measure) {
@@ -62,6 +63,10 @@ func (r *results) print(w io.Writer) {
 		fmt.Fprintf(w, "| client CPU per unit, shape %s, to ordinary Go | ≤ 0.5 | ≤ 0.25 | %s |\n", s.name,
 			r.ratio(s.name, ordinaryName, func(m measure) float64 { return m.perMillion(m.client) }))
 	}
+	fmt.Fprintf(w, "| backfill, to the slower of COPY and a bare pipeline | ≥ 0.7 | | %s |\n", r.fillRatio())
+	if len(r.shapes) == 0 {
+		return
+	}
 	fmt.Fprintf(w, "| peak RSS, one transaction of %d rows | < 64 MiB | < 32 MiB | %.1f MiB |\n", r.big.units, float64(r.big.rss)/(1<<20))
 	fmt.Fprintf(w, "| commit to XREAD, idle | p50 < 2 ms | p50 < 1 ms, p99 < 5 ms | p50 %s, p99 %s, max %s |\n",
 		r.latency.p50.Round(10*time.Microsecond), r.latency.p99.Round(10*time.Microsecond), r.latency.max.Round(10*time.Microsecond))
@@ -74,6 +79,19 @@ func (r *results) ratio(shape, other string, figure func(measure) float64) strin
 	for i, m := range r.runs[shape][walrillName] {
 		ratios = append(ratios, figure(m)/figure(r.runs[shape][other][i]))
 	}
+	return spread(ratios)
+}
+
+// fillRatio is the median and the extremes of the rounds' ratios.
+func (r *results) fillRatio() string {
+	var ratios []float64
+	for _, f := range r.fills {
+		ratios = append(ratios, f.ratio())
+	}
+	return spread(ratios)
+}
+
+func spread(ratios []float64) string {
 	slices.Sort(ratios)
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
 }

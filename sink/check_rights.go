@@ -32,6 +32,9 @@ func (c *checker) rights(ctx context.Context, streams []*event.Stream) bool {
 	for _, s := range streams {
 		for _, key := range s.Keys {
 			add(key, c.streamNeeds(key))
+			if c.link.ranges != nil {
+				add(key, claimNeeds(event.PartitionWriterKey(c.o.Pipeline, key)))
+			}
 		}
 	}
 	lacks := &lacking{}
@@ -44,14 +47,19 @@ func (c *checker) rights(ctx context.Context, streams []*event.Stream) bool {
 	return c.report(lacks, streams)
 }
 
+// claimNeeds are those of a hash that is changed only as long as nobody else has changed it.
+func claimNeeds(key string) []need {
+	return []need{{args: []string{"WATCH", key}}, {args: []string{"HGETALL", key}}, {args: []string{"HSET", key, "f", "v"}}}
+}
+
 func controlNeeds(pipeline, key string) []need {
 	switch key {
 	case event.CommitsKey(pipeline):
 		return []need{{args: probe(key)}, {args: topCommand(key)},
 			{args: []string{"XREVRANGE", key, "+", "-", "COUNT", "1"}},
 			{args: []string{"XREAD", "COUNT", "1", "STREAMS", key, "$"}, reader: true}}
-	case event.CatalogueKey(pipeline):
-		return []need{{args: []string{"WATCH", key}}, {args: []string{"HGETALL", key}}, {args: []string{"HSET", key, "f", "v"}}}
+	case event.CatalogueKey(pipeline), event.WriterKey(pipeline):
+		return claimNeeds(key)
 	case event.MetaKey(pipeline), event.BackfillKey(pipeline):
 		return []need{{args: []string{"HGETALL", key}}, {args: []string{"HSET", key, "f", "v"}},
 			{args: []string{"HMGET", key, "f"}, reader: true}}

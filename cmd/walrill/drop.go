@@ -155,7 +155,7 @@ func (d *dropper) redis() {
 		}
 	}
 	meta, catalogue := event.MetaKey(d.pipeline), event.CatalogueKey(d.pipeline)
-	for _, key := range event.ControlKeys(d.pipeline) { // :meta last
+	for _, key := range slices.Concat(d.claims(), event.ControlKeys(d.pipeline)) { // :meta last
 		if kept && (key == meta || key == catalogue) {
 			d.list = append(d.list, removal{capture.Left, "key", key, "it describes the streams that are left", ""})
 			continue
@@ -170,6 +170,19 @@ func (d *dropper) redis() {
 	if d.meta.IsZero() {
 		d.list = append(d.list, removal{capture.Left, "streams", "unknown", "without " + meta + " it is not known which are the pipeline's", "redis-cli --scan   # and UNLINK those that nobody needs"})
 	}
+}
+
+// claims are the keys that a Redis Cluster has for each partition.
+func (d *dropper) claims() (keys []string) {
+	if _, ok := d.client.(*redis.ClusterClient); !ok {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.meta.Streams)) {
+		for _, key := range event.NewStream(name, d.meta.Streams[name]).Keys {
+			keys = append(keys, event.PartitionWriterKey(d.pipeline, key))
+		}
+	}
+	return keys
 }
 
 // stream removes a stream's keys, or says that they are left, and reports whether any is still there.

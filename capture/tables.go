@@ -96,6 +96,8 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 		       ARRAY(SELECT c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
 		                    AND (c.relreplident = 'd' AND i.indisprimary AND i.indimmediate OR c.relreplident = 'i' AND i.indisreplident))
 		             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
+		       ARRAY(SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
 		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
@@ -104,13 +106,15 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
+	var oids []uint32 // of all columns' types
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (table, error) {
 		rel := &change.Relation{}
 		t := table{Relation: rel}
 		var identity string
 		var names []string
 		var keys []bool
-		err := row.Scan(&rel.OID, &rel.Namespace, &rel.Name, &identity, &t.root, &t.partitioned, &rel.PrimaryKey, &names, &keys)
+		var types []uint32
+		err := row.Scan(&rel.OID, &rel.Namespace, &rel.Name, &identity, &t.root, &t.partitioned, &rel.PrimaryKey, &names, &keys, &types)
 		if err != nil {
 			return t, err
 		}
@@ -118,12 +122,31 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 		for i, name := range names {
 			rel.Columns = append(rel.Columns, change.Column{Name: name, Key: keys[i]})
 		}
+		oids = append(oids, types...)
 		return t, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
+	if err := addTypes(ctx, conn, tables, oids); err != nil {
+		return nil, err
+	}
 	return withoutViews(ctx, conn, tables)
+}
+
+// addTypes completes tables with the types of their columns: what the mapping
+// says of a column must fit its type.
+func addTypes(ctx context.Context, conn *pgx.Conn, tables []table, oids []uint32) error {
+	catalogue := newTypeCatalogue()
+	if err := catalogue.resolve(ctx, conn, slices.Compact(slices.Sorted(slices.Values(oids)))); err != nil {
+		return err
+	}
+	for _, t := range tables {
+		for i := range t.Columns {
+			t.Columns[i].Type, oids = catalogue.lookup(oids[0]), oids[1:]
+		}
+	}
+	return nil
 }
 
 // describe completes a relation that the stream announced: its columns' types, and its

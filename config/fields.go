@@ -8,9 +8,10 @@ import (
 // reader turns the tree of nodes into a Config and gathers what is wrong.
 // Only it knows which fields there are: one method a mapping of the file.
 type reader struct {
-	env  func(string) (string, bool)
-	cfg  *Config
-	errs Errors
+	env   func(string) (string, bool)
+	cfg   *Config
+	lines []string // of the file
+	errs  Errors
 }
 
 // readFunc reads the value of the field at path.
@@ -137,8 +138,11 @@ func (r *reader) tables(path string, n *node) []Table {
 			r.fail(e.at, at, "%s", msg)
 		}
 		r.mapping(at, e.value,
-			field{name: "key", read: func(path string, n *node) { t.Key, t.KeyAt = r.key(path, n), n.at }},
+			field{name: "key", read: func(path string, n *node) { r.key(path, n, &t) }},
+			field{name: "columns", read: func(path string, n *node) { r.columns(path, n, &t.Columns) }},
+			field{name: "numbers", read: func(path string, n *node) { r.numbers(path, n, &t) }},
 			field{name: "toast", read: r.toast},
+			field{name: "events", read: func(path string, n *node) { t.Events = r.rules(path, n) }},
 		)
 		if msg == "" {
 			tables = append(tables, t)
@@ -155,29 +159,6 @@ func (r *reader) toast(path string, n *node) {
 		return
 	}
 	choose(r, path, n, new(string), "mark")
-}
-
-// key reads a column's name, or a list of them.
-func (r *reader) key(path string, n *node) []string {
-	items := []*node{n}
-	if n.kind == kindList {
-		items = n.items
-		if len(items) == 0 {
-			r.fail(n.at, path, "the list is empty; name a column, or leave `key` out for the replica identity")
-		}
-	}
-	var columns []string
-	for _, item := range items {
-		column, ok := r.text(path, item, "a column's name or a list of them")
-		if !ok {
-			continue
-		}
-		if msg := checkColumn(column, columns); msg != "" {
-			r.fail(item.at, path, "the column %s %s", showValue(item), msg)
-		}
-		columns = append(columns, column)
-	}
-	return columns
 }
 
 // mapping reads the fields of a mapping, which may be empty, and reports
@@ -227,7 +208,7 @@ func missingSpace(n *node) string {
 
 // later are fields of the design that are not built yet: whoever writes one
 // has read about it, and is told so instead of being taken to have mistyped.
-var later = []string{"aggregates", "fold", "document", "emit", "consistency", "workers", "on_slot_loss", "events", "columns", "mask", "numbers", "version"}
+var later = []string{"aggregates", "fold", "document", "emit", "consistency", "workers", "on_slot_loss", "mask", "version"}
 
 // unknown says what is wrong with a field that the mapping does not have,
 // and which of its fields was meant, if that can be guessed.

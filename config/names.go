@@ -136,14 +136,14 @@ func badIdentifier(name string) bool {
 		strings.ContainsFunc(name, unicode.IsControl)
 }
 
-// checkColumn checks a column of a key; seen are the key's columns before it.
-func checkColumn(name string, seen []string) string {
+// checkColumn checks a column of a key or a list; seen are those before it.
+func checkColumn(name string, seen []Name, within string) string {
 	if badIdentifier(name) {
 		return "cannot be a name in Postgres; write 1 to 63 bytes, without line breaks and without spaces at the ends"
 	}
 	for _, other := range seen {
-		if other == name {
-			return "is in the key twice; keep one"
+		if other.Name == name {
+			return "is in the " + within + " twice; keep one"
 		}
 	}
 	return ""

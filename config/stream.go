@@ -20,9 +20,16 @@ type Table struct {
 	// A stream may have both for one table; then its own entry counts.
 	Pattern string
 	// Key is the columns of the ordering key; nil is the replica identity.
-	Key   []string
-	KeyAt Pos // where the file says Key
-	At    Pos
+	Key []string
+	// KeyExpr makes the key instead of Key, when it is not nil.
+	KeyExpr *Expr
+	KeyAt   Pos // where the file says Key
+	Columns Columns
+	// NumbersAsText writes bigint and numeric columns as strings.
+	NumbersAsText bool
+	// Events are the rules; without any, a change is an event.
+	Events []Rule
+	At     Pos
 }
 
 // keys names the stream's Redis keys as package event does.

@@ -59,8 +59,12 @@ func home(name string) string {
 		return "under `sink: retention:`"
 	case "partitions", "tables":
 		return "under a stream's name in `streams`"
-	case "key":
+	case "key", "columns", "numbers", "events":
 		return "under a table's name in `tables`"
+	case "include", "exclude", "rename":
+		return "under a table's `columns`"
+	case "type", "on", "when", "data", "otherwise":
+		return "in a rule of a table's `events`"
 	case "mirror", "query", "affects":
 		return "under a view's name in `views`"
 	case "pipeline", "source", "sink", "streams", "views":

@@ -30,13 +30,6 @@ type View struct {
 	At      Pos
 }
 
-// Columns chooses and renames columns.
-type Columns struct {
-	Include []string // nil: all
-	Exclude []string
-	Rename  map[string]string // name in the source to name here
-}
-
 // Affects is for one table, by the name that the query has for it.
 type Affects struct {
 	Table, SQL string
@@ -97,7 +90,7 @@ func (r *reader) view(path string, e entry) (View, bool) {
 			v.Mirror = pattern
 		}},
 		field{name: "columns", read: func(path string, n *node) { r.columns(path, n, &v.Columns) }},
-		field{name: "key", read: func(path string, n *node) { v.Key = r.key(path, n) }},
+		field{name: "key", read: func(path string, n *node) { v.Key = r.columnList(path, n, "key") }},
 		field{name: "query", read: r.sql(&v.Query, "a SELECT")},
 		field{name: "affects", read: func(path string, n *node) { v.Affects = r.affects(path, n) }},
 	)
@@ -119,29 +112,7 @@ func (r *reader) checkView(path string, e entry, v *View) {
 		r.fail(e.at, path, "the field `key` is missing; write `key: order_id`, the columns of the query's result that tell its rows apart")
 	case v.Query != "" && columns:
 		r.fail(e.at, path, "`columns` is for mirrors; a query chooses its columns itself")
-	case v.Columns.Include != nil && v.Columns.Exclude != nil:
-		r.fail(e.at, path, "`include` and `exclude` exclude each other; keep one")
 	}
-}
-
-func (r *reader) columns(path string, n *node, c *Columns) {
-	r.mapping(path, n,
-		field{name: "include", read: func(path string, n *node) { c.Include = r.key(path, n) }},
-		field{name: "exclude", read: func(path string, n *node) { c.Exclude = r.key(path, n) }},
-		field{name: "rename", read: func(path string, n *node) {
-			if !r.isMapping(path, n, "names, such as `cust: customer_id`") {
-				return
-			}
-			c.Rename = map[string]string{}
-			for _, e := range n.entries {
-				to, ok := r.text(join(path, e.name), e.value, "a column's name")
-				if msg := checkColumn(to, nil); ok && msg != "" {
-					r.fail(e.value.at, join(path, e.name), "the column %s %s", showValue(e.value), msg)
-				}
-				c.Rename[e.name] = to
-			}
-		}},
-	)
 }
 
 func (r *reader) affects(path string, n *node) []Affects {

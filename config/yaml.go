@@ -47,14 +47,14 @@ type entry struct {
 // treeBuilder turns the YAML parser's tree into ours.
 type treeBuilder struct {
 	*reader
-	file  string
-	lines []string
+	file string
 }
 
 // tree reads YAML into nodes. It is nil when errors leave nothing to read.
 func (r *reader) tree(file string, data []byte) *node {
 	data = bytes.TrimPrefix(data, []byte("\ufeff"))
-	b := treeBuilder{reader: r, file: file, lines: strings.Split(string(data), "\n")}
+	r.lines = strings.Split(string(data), "\n")
+	b := treeBuilder{reader: r, file: file}
 	start := Pos{file, 1, 1}
 	if len(data) > maxFile {
 		r.fail(start, "", "the file is larger than %d KiB; is it the right one?", maxFile>>10)

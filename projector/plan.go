@@ -188,7 +188,7 @@ func (v *View) check(t *Table) error {
 func (p *planner) planMirror(v *View) (*definition, error) {
 	t := p.table(v.Mirror)
 	if t == nil {
-		return nil, v.fault(nil, "add it to `streams`", "no stream carries the rows of table %s", v.Mirror)
+		return nil, v.fault(nil, "add it to `streams` as it is: without `events`, `columns` and `numbers: string`", "no stream carries the rows of table %s", v.Mirror)
 	}
 	if err := v.check(t); err != nil {
 		return nil, err

@@ -20,8 +20,8 @@ type array struct {
 	delim byte
 }
 
-func newArray(t *change.Type) *array {
-	a := &array{elem: appenderFor(t.Elem), delim: t.Delim}
+func newArray(t *change.Type, e encoding) *array {
+	a := &array{elem: e.appender(t.Elem), delim: t.Delim}
 	if a.delim == 0 {
 		a.delim = ','
 	}
@@ -136,7 +136,7 @@ func replaceTail(dst []byte, start int, value appender) ([]byte, error) {
 // vector appends int2vector and oidvector: elements between spaces.
 type vector struct{ elem appender }
 
-func newVector(t *change.Type) *vector { return &vector{appenderFor(t.Elem)} }
+func newVector(t *change.Type, e encoding) *vector { return &vector{e.appender(t.Elem)} }
 
 func (v *vector) append(dst, text []byte) ([]byte, error) {
 	var err error

@@ -89,7 +89,7 @@ func BenchmarkEncode(b *testing.B) {
 		{"json", typeJSON, `{"id": 1, "name": "abc", "tags": ["a", "b"], "nested": {"x": 1.5, "y": null}}`},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			encode := appenderFor(c.typ)
+			encode := encoding{}.appender(c.typ)
 			text := []byte(c.text)
 			var dst []byte
 			var err error

@@ -14,9 +14,9 @@ type member struct {
 	append appender
 }
 
-func newMember(name string, t *change.Type) member {
+func newMember(name string, t *change.Type, e encoding) member {
 	quoted := appendString([]byte{','}, []byte(name))
-	return member{append(quoted, ':'), appenderFor(t)}
+	return member{append(quoted, ':'), e.appender(t)}
 }
 
 // appendNull appends the member with the value null.
@@ -42,10 +42,10 @@ type composite struct {
 	members []member
 }
 
-func newComposite(t *change.Type) *composite {
+func newComposite(t *change.Type, e encoding) *composite {
 	c := &composite{name: t.Name}
 	for _, f := range t.Fields {
-		c.members = append(c.members, newMember(f.Name, f.Type))
+		c.members = append(c.members, newMember(f.Name, f.Type, e))
 	}
 	return c
 }

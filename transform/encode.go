@@ -21,14 +21,21 @@ type appender func(dst, text []byte) ([]byte, error)
 
 // OIDs of built-in types whose text needs less care than their shape does.
 const (
-	oidInt8  = 20
-	oidInt2  = 21
-	oidInt4  = 23
-	oidJSONB = 3802
+	oidInt8   = 20
+	oidInt2   = 21
+	oidInt4   = 23
+	oidFloat4 = 700
+	oidFloat8 = 701
+	oidJSONB  = 3802
 )
 
-// appenderFor chooses a type's appender. A type with no rule of its own is its text.
-func appenderFor(t *change.Type) appender {
+// encoding is what can be chosen about the JSON of values.
+type encoding struct {
+	numbersAsText bool // bigint and numeric as strings
+}
+
+// appender chooses a type's appender. A type with no rule of its own is its text.
+func (e encoding) appender(t *change.Type) appender {
 	if t == nil {
 		return appendText
 	}
@@ -36,11 +43,7 @@ func appenderFor(t *change.Type) appender {
 	case change.ShapeBool:
 		return appendBool
 	case change.ShapeNumber:
-		switch t.OID {
-		case oidInt2, oidInt4, oidInt8:
-			return appendVerbatim
-		}
-		return appendNumber
+		return e.number(t.OID)
 	case change.ShapeTimestamp:
 		return appendTimestamp
 	case change.ShapeTimestampTZ:
@@ -51,13 +54,29 @@ func appenderFor(t *change.Type) appender {
 		}
 		return new(jsonReader).append
 	case change.ShapeArray:
-		return newArray(t).append
+		return newArray(t, e).append
 	case change.ShapeVector:
-		return newVector(t).append
+		return newVector(t, e).append
 	case change.ShapeComposite:
-		return newComposite(t).append
+		return newComposite(t, e).append
 	}
 	return appendText
+}
+
+func (e encoding) number(oid uint32) appender {
+	switch oid {
+	case oidInt2, oidInt4:
+		return appendVerbatim
+	case oidFloat4, oidFloat8:
+		return appendNumber
+	}
+	switch {
+	case e.numbersAsText:
+		return appendText
+	case oid == oidInt8:
+		return appendVerbatim
+	}
+	return appendNumber
 }
 
 // appendVerbatim is for text that is JSON already.

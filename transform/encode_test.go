@@ -43,7 +43,7 @@ var (
 )
 
 func encode(t *change.Type, text string) (string, error) {
-	out, err := appenderFor(t)([]byte("#"), []byte(text))
+	out, err := encoding{}.appender(t)([]byte("#"), []byte(text))
 	if err != nil {
 		return "", err
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // Error says what is wrong with the mapping of a table, or with one of its
-// values, and what to do about it. The mapper returns no other kind.
+// values, and what to do about it. The mapper returns no other kind, and several joined.
 type Error struct {
 	Where   string   // file:line of the mapping, may be empty
 	Stream  string   // may be empty
@@ -43,6 +43,15 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Stale reports whether the change may fit when its table is announced again.
 func (e *Error) Stale() bool { return errors.Is(e.Err, errStale) }
+
+// joinErrors is nil when there are none.
+func joinErrors(list []*Error) error {
+	errs := make([]error, len(list))
+	for i := range list {
+		errs[i] = list[i]
+	}
+	return errors.Join(errs...)
+}
 
 // nearest is the name that is the fewest edits from want, or "" when none is
 // near enough to be what was meant.

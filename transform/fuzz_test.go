@@ -36,7 +36,7 @@ func FuzzEncode(f *testing.F) {
 		if !utf8.ValidString(text) || typ == typeTimestampTZ && strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' }) {
 			return // Postgres prints neither
 		}
-		out, err := appenderFor(typ)([]byte("before"), []byte(text))
+		out, err := encoding{}.appender(typ)([]byte("before"), []byte(text))
 		if !bytes.HasPrefix(out, []byte("before")) {
 			t.Fatalf("%s %q: wrote over what was there: %q", typ.Name, text, out)
 		}

@@ -9,6 +9,59 @@ import (
 	"github.com/walrill/walrill/change"
 )
 
+// keyer makes the ordering key of a row, of columns or by an expression.
+type keyer struct {
+	columns []int // in the key's order
+	expr    *Expr
+	value   evalFunc
+	doubt   error // why the key of an update or delete may not be known; nil when it is
+}
+
+// newKeyer compiles what the mapping says of a table's key.
+func newKeyer(rel *change.Relation, t *TableMapping) (keyer, error) {
+	if t.KeyExpr != nil {
+		return exprKey(rel, t)
+	}
+	columns, doubt, err := keyColumns(rel, t)
+	return keyer{columns: columns, doubt: doubt}, err
+}
+
+// schema is the key as the catalogue has it: columns, or the expression.
+func (k *keyer) schema(rel *change.Relation) []string {
+	if k.expr != nil {
+		return []string{k.expr.Text}
+	}
+	return append([]string{}, columnNames(rel, k.columns)...)
+}
+
+// exprKey is a key made by an expression of `row`, which is the new row or
+// the old one: the key of both must be known.
+func exprKey(rel *change.Relation, t *TableMapping) (keyer, error) {
+	s := &scope{rel: rel, rows: map[string]side{"row": newRow}, missing: map[string]string{
+		"new": "a key is made of row, which is the new row, or the old one of a delete: write row.column",
+		"old": "a key is made of row, which is the new row, or the old one of a delete: write row.column"}}
+	e, errs := s.check(t.KeyExpr)
+	if len(errs) > 0 {
+		return keyer{}, joinErrors(errs)
+	}
+	if !e.result.IsString() && !e.result.IsInteger {
+		return keyer{}, s.fail(t.KeyExpr, 0, "make text of it with string()", "a key must be text or a whole number, and this is %s", typeName(e))
+	}
+	k := keyer{expr: t.KeyExpr, value: s.compiler(e).value(e.node)}
+	identity := identityColumns(rel)
+	var outside []string
+	for _, ref := range e.refs {
+		name := rel.Columns[ref.column].Name
+		if !slices.Contains(identity, ref.column) && !slices.Contains(outside, name) {
+			outside = append(outside, name)
+		}
+	}
+	if len(outside) > 0 {
+		k.doubt = outsideIdentity(rel, t.KeyExpr.where(0), identity, outside, outside)
+	}
+	return k, nil
+}
+
 // keyColumns chooses the columns that make a table's ordering key, as indexes
 // into the relation's columns:
 //
@@ -49,7 +102,7 @@ func configuredKey(rel *change.Relation, t *TableMapping) (key []int, doubt, err
 	for _, name := range t.Key {
 		i := rel.Column(name)
 		if i < 0 {
-			return nil, nil, unknownColumn(rel, t, name)
+			return nil, nil, unknownColumn(rel, t.KeyWhere, "key column", name)
 		}
 		if !slices.Contains(identity, i) {
 			outside = append(outside, name)
@@ -57,18 +110,15 @@ func configuredKey(rel *change.Relation, t *TableMapping) (key []int, doubt, err
 		key = append(key, i)
 	}
 	if len(outside) > 0 {
-		return key, outsideIdentity(rel, t, identity, outside), nil
+		return key, outsideIdentity(rel, t.KeyWhere, identity, outside, t.Key), nil
 	}
 	return key, nil, nil
 }
 
-func unknownColumn(rel *change.Relation, t *TableMapping, name string) error {
-	e := &Error{Where: t.KeyWhere, Table: rel.String(), Columns: []string{name},
-		Problem: fmt.Sprintf("key column %s does not exist or is not published", name)}
-	var names []string
-	for i := range rel.Columns {
-		names = append(names, rel.Columns[i].Name)
-	}
+func unknownColumn(rel *change.Relation, where, what, name string) *Error {
+	e := &Error{Where: where, Table: rel.String(), Columns: []string{name},
+		Problem: fmt.Sprintf("%s %s does not exist or is not published", what, name)}
+	names := allColumns(rel)
 	if near := nearest(name, names); near != "" {
 		e.Fix = fmt.Sprintf("did you mean %s?", near)
 	} else {
@@ -77,13 +127,9 @@ func unknownColumn(rel *change.Relation, t *TableMapping, name string) error {
 	return e
 }
 
-func outsideIdentity(rel *change.Relation, t *TableMapping, identity []int, outside []string) error {
-	has := "and the table has none"
-	if rel.Identity != change.IdentityNothing && len(identity) > 0 {
-		has = "which is " + strings.Join(columnNames(rel, identity), ", ")
-	}
+func outsideIdentity(rel *change.Relation, where string, identity []int, outside, key []string) error {
 	// With the identity's columns behind the key's the index is sure to be unique.
-	index := slices.Clone(t.Key)
+	index := slices.Clone(key)
 	for _, name := range columnNames(rel, identity) {
 		if !slices.Contains(index, name) {
 			index = append(index, name)
@@ -92,11 +138,19 @@ func outsideIdentity(rel *change.Relation, t *TableMapping, identity []int, outs
 	for i := range index {
 		index[i] = quoteIdent(index[i])
 	}
-	return &Error{Where: t.KeyWhere, Table: rel.String(), Columns: outside,
+	return &Error{Where: where, Table: rel.String(), Columns: outside,
 		Problem: fmt.Sprintf("cannot be keyed by %s: Postgres sends old values of the replica identity only, %s, "+
-			"so a delete or a change of the key could not be placed", strings.Join(outside, ", "), has),
+			"so a delete or a change of the key could not be placed", strings.Join(outside, ", "), identityText(rel)),
 		Fix: fmt.Sprintf("ALTER TABLE %s REPLICA IDENTITY FULL; or a unique index on (%s), all NOT NULL, "+
 			"and ALTER TABLE %[1]s REPLICA IDENTITY USING INDEX its_name", sqlName(rel), strings.Join(index, ", "))}
+}
+
+// identityText tells what a table's replica identity is, to go on with a sentence.
+func identityText(rel *change.Relation) string {
+	if identity := identityColumns(rel); rel.Identity != change.IdentityNothing && len(identity) > 0 {
+		return "which is " + strings.Join(columnNames(rel, identity), ", ")
+	}
+	return "and the table has none"
 }
 
 // identityColumns are the columns whose old values Postgres sends.
@@ -126,6 +180,14 @@ func columnsNamed(rel *change.Relation, names []string) []int {
 func columnNames(rel *change.Relation, cols []int) []string {
 	var names []string
 	for _, i := range cols {
+		names = append(names, rel.Columns[i].Name)
+	}
+	return names
+}
+
+func allColumns(rel *change.Relation) []string {
+	var names []string
+	for i := range rel.Columns {
 		names = append(names, rel.Columns[i].Name)
 	}
 	return names

@@ -10,6 +10,7 @@ package transform
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,9 +39,11 @@ type Mapper struct {
 	ordinal uint64
 
 	// of the last Map
-	events []event.Event
-	buf    []byte
-	keyRow []change.Value
+	changes uint64 // counted for what is kept during one
+	events  []event.Event
+	buf     []byte
+	row     row // what rules see
+	keyRow  row // what key expressions see
 }
 
 // New checks the mapping as far as it can be without tables. The epoch is the
@@ -81,24 +84,39 @@ func (m *Mapper) Begin(tx change.Tx) {
 	m.commit = event.Clock(m.epoch, uint64(tx.CommitLSN))
 	m.time, m.xid = tx.Time, tx.XID
 	m.ordinal = 0
+	m.row.commit, m.row.time, m.row.xid = m.commit, m.time, m.xid
 }
 
 // Check compiles the mapping for a table and returns the streams that it
-// feeds, nil when it is not mapped. The error is an *Error that says what is wrong with it.
+// feeds, nil when it is not mapped. The error says all that is wrong with it.
 func (m *Mapper) Check(rel *change.Relation) ([]*event.Stream, error) {
 	routes, err := m.compileRoutes(rel)
-	if err != nil {
-		return nil, err
-	}
+	problems := []error{err}
 	var streams []*event.Stream
 	for i := range routes {
-		if routes[i].doubt != nil {
-			return nil, routes[i].doubt
-		}
+		problems = append(problems, routes[i].key.doubt, joinErrors(routes[i].doubts))
 		streams = append(streams, routes[i].stream)
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
 	}
 	m.name(rel)
 	return streams, nil
+}
+
+// RowsOf is the first stream that carries the rows of a table as they are: without rules, with
+// all columns under their own names, numbers as numbers. It is nil when there is none.
+func (m *Mapper) RowsOf(rel *change.Relation) *event.Stream {
+	routes, err := m.compileRoutes(rel)
+	if err != nil {
+		return nil // the table's Check says why
+	}
+	for i := range routes {
+		if routes[i].plain && routes[i].rules == nil {
+			return routes[i].stream
+		}
+	}
+	return nil
 }
 
 // maxSpare is how much memory is kept between changes. A huge row's is let go.
@@ -118,6 +136,7 @@ func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 	if err := t.check(c); err != nil {
 		return nil, err
 	}
+	m.changes++
 	m.events, m.buf = m.events[:0], m.buf[:0]
 	if cap(m.buf) > maxSpare {
 		m.buf = nil
@@ -127,15 +146,15 @@ func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 	}
 	switch c.Op {
 	case change.Insert:
-		err = m.whole(t, t.types.created, c.Op, c.New)
+		err = m.whole(t, t.types.created, c, c.New)
 	case change.Read:
-		err = m.whole(t, t.types.read, c.Op, c.New)
+		err = m.whole(t, t.types.read, c, c.New)
 	case change.Delete:
-		err = m.whole(t, t.types.deleted, c.Op, c.Old)
+		err = m.whole(t, t.types.deleted, c, c.Old)
 	case change.Update:
 		err = m.update(t, c)
 	case change.Truncate:
-		m.truncate(t)
+		err = m.truncate(t)
 	default:
 		err = &Error{Table: t.name, Problem: fmt.Sprintf("unknown operation %q", byte(c.Op))}
 	}
@@ -150,100 +169,135 @@ func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 }
 
 // whole makes the events of a change that has one row.
-func (m *Mapper) whole(t *table, typ string, op change.Op, row []change.Value) error {
-	data, err := m.row(t, row, nil)
-	if err != nil {
-		return err
-	}
-	unchanged := m.unchanged(t, row, nil)
+func (m *Mapper) whole(t *table, typ string, c *change.Change, row []change.Value) error {
 	for i := range t.routes {
 		r := &t.routes[i]
+		if r.rules != nil {
+			m.row.set(c.Op, c.New, c.Old, nil, false)
+			if err := m.ruleEvents(t, r, nil); err != nil {
+				return err
+			}
+			continue
+		}
 		key, err := m.key(t, r, row, nil)
 		if err != nil {
 			return err
 		}
-		e := m.emit(t, r, typ, op, key)
-		e.Data, e.Unchanged = data, unchanged
-		if err := m.addKeyData(e, t, r, row, nil); err != nil {
+		if err := m.render(r.shape, row, nil); err != nil {
+			return err
+		}
+		e := m.emit(t, r, typ, c.Op, key)
+		e.Data, e.Unchanged = r.shape.data, r.shape.unchanged
+		if err := m.addKeyData(e, r, row, nil); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// update makes the events of an update: one, or two when the key changed.
+// update makes the events of an update: one a stream, or two when the key changed.
 func (m *Mapper) update(t *table, c *change.Change) error {
-	data, err := m.row(t, c.New, c.Old)
-	if err != nil {
-		return err
-	}
-	unchanged := m.unchanged(t, c.New, c.Old)
-	var old []byte
-	if c.Old != nil {
-		start := len(m.buf)
-		if m.mapping.Envelope {
-			m.buf, err = t.appendRow(m.buf, c.Old, nil)
-		} else {
-			m.buf, err = t.appendOld(m.buf, c.New, c.Old)
-		}
-		if err != nil {
-			return err
-		}
-		old = m.buf[start:]
-	}
 	for i := range t.routes {
 		r := &t.routes[i]
-		if r.doubt != nil && c.Old == nil {
-			return r.doubt // the key may have changed
+		if r.rules != nil && !r.rules.ops.has(opsOfUpdate) {
+			continue
+		}
+		if r.key.doubt != nil && c.Old == nil {
+			return r.key.doubt // the key may have changed
 		}
 		key, err := m.key(t, r, c.New, c.Old)
 		if err != nil {
 			return err
 		}
+		oldKey := key
 		if c.Old != nil {
-			oldKey, err := m.key(t, r, c.Old, nil)
-			if err != nil {
+			if oldKey, err = m.key(t, r, c.Old, nil); err != nil {
 				return err
 			}
-			if !bytes.Equal(key, oldKey) {
-				if err := m.moved(t, r, c, oldKey); err != nil {
-					return err
-				}
-				e := m.emit(t, r, t.types.created, change.Insert, key)
-				e.Data, e.Unchanged = data, unchanged
-				if err := m.addKeyData(e, t, r, c.New, c.Old); err != nil {
-					return err
-				}
-				continue
-			}
 		}
-		e := m.emit(t, r, t.types.updated, change.Update, key)
-		e.Data, e.Old, e.Unchanged = data, old, unchanged
-		if err := m.addKeyData(e, t, r, c.New, c.Old); err != nil {
+		switch moved := !bytes.Equal(key, oldKey); {
+		case r.rules != nil:
+			err = m.updateRules(t, r, c, key, oldKey, moved)
+		case moved:
+			err = m.move(t, r, c, key, oldKey)
+		default:
+			err = m.changed(t, r, c, key)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// moved deletes the row under the key that it had before an update.
-func (m *Mapper) moved(t *table, r *route, c *change.Change, oldKey []byte) error {
-	data, err := m.row(t, c.Old, nil)
+func (m *Mapper) changed(t *table, r *route, c *change.Change, key []byte) error {
+	if err := m.render(r.shape, c.New, c.Old); err != nil {
+		return err
+	}
+	old, err := m.oldValues(r.shape, c.New, c.Old)
 	if err != nil {
 		return err
 	}
+	e := m.emit(t, r, t.types.updated, change.Update, key)
+	e.Data, e.Old, e.Unchanged = r.shape.data, old, r.shape.unchanged
+	return m.addKeyData(e, r, c.New, c.Old)
+}
+
+// move deletes the row under the key that it had before an update, and
+// creates it under the one that it has now.
+func (m *Mapper) move(t *table, r *route, c *change.Change, key, oldKey []byte) error {
+	start := len(m.buf)
+	var err error
+	if m.buf, err = r.shape.appendRow(m.buf, c.Old, nil); err != nil {
+		return err
+	}
 	e := m.emit(t, r, t.types.deleted, change.Delete, oldKey)
-	e.Data = data
-	return m.addKeyData(e, t, r, c.Old, nil)
+	e.Data = m.buf[start:]
+	if err := m.addKeyData(e, r, c.Old, nil); err != nil {
+		return err
+	}
+	if err := m.render(r.shape, c.New, c.Old); err != nil {
+		return err
+	}
+	e = m.emit(t, r, t.types.created, change.Insert, key)
+	e.Data, e.Unchanged = r.shape.data, r.shape.unchanged
+	return m.addKeyData(e, r, c.New, c.Old)
+}
+
+// updateRules asks the rules about an update, or about its two halves when the key changed.
+func (m *Mapper) updateRules(t *table, r *route, c *change.Change, key, oldKey []byte, moved bool) error {
+	if !moved {
+		m.row.set(change.Update, c.New, c.Old, c.Old, false)
+		return m.ruleEvents(t, r, key)
+	}
+	m.row.set(change.Delete, nil, c.Old, nil, true)
+	if err := m.ruleEvents(t, r, oldKey); err != nil {
+		return err
+	}
+	m.row.set(change.Insert, c.New, nil, c.Old, true)
+	return m.ruleEvents(t, r, key)
 }
 
 // truncate tells every partition, so that the readers of each see it in its place.
-func (m *Mapper) truncate(t *table) {
+func (m *Mapper) truncate(t *table) error {
 	for i := range t.routes {
 		r := &t.routes[i]
-		for p := range r.stream.Keys {
-			m.emit(t, r, t.types.truncated, change.Truncate, nil).Partition = p
+		if r.rules != nil {
+			m.row.set(change.Truncate, nil, nil, nil, false)
+			if err := m.ruleEvents(t, r, nil); err != nil {
+				return err
+			}
+			continue
 		}
+		m.everywhere(t, r, t.types.truncated)
+	}
+	return nil
+}
+
+// everywhere emits an event of a truncate to every partition.
+func (m *Mapper) everywhere(t *table, r *route, typ string) {
+	for p := range r.stream.Keys {
+		m.emit(t, r, typ, change.Truncate, nil).Partition = p
 	}
 }
 
@@ -264,23 +318,46 @@ func (m *Mapper) emit(t *table, r *route, typ string, op change.Op, key []byte) 
 	return &m.events[len(m.events)-1]
 }
 
-func (m *Mapper) row(t *table, row, before []change.Value) ([]byte, error) {
+// render writes a row whole, once a change; what it was sent without is taken from before.
+func (m *Mapper) render(s *shape, row, before []change.Value) error {
+	if s.change == m.changes {
+		return nil
+	}
 	start := len(m.buf)
 	var err error
-	m.buf, err = t.appendRow(m.buf, row, before)
-	return m.buf[start:], err
+	if m.buf, err = s.appendRow(m.buf, row, before); err != nil {
+		return err
+	}
+	end := len(m.buf)
+	m.buf = s.appendUnchanged(m.buf, row, before)
+	s.data, s.unchanged, s.change = m.buf[start:end:end], m.buf[end:], m.changes
+	return nil
 }
 
-func (m *Mapper) unchanged(t *table, row, before []change.Value) []byte {
+// oldValues writes the old values that an update changed, or all of them for an envelope.
+func (m *Mapper) oldValues(s *shape, new, old []change.Value) (_ []byte, err error) {
 	start := len(m.buf)
-	m.buf = t.appendUnchanged(m.buf, row, before)
-	return m.buf[start:]
+	switch {
+	case old == nil:
+		return nil, nil
+	case s.oldChange == m.changes:
+		return s.old, nil
+	case m.mapping.Envelope:
+		m.buf, err = s.appendRow(m.buf, old, nil)
+	default:
+		m.buf, err = s.appendOld(m.buf, new, old)
+	}
+	s.old, s.oldChange = m.buf[start:], m.changes
+	return s.old, err
 }
 
 func (m *Mapper) key(t *table, r *route, row, before []change.Value) ([]byte, error) {
 	start := len(m.buf)
+	if r.key.expr != nil {
+		return m.keyValue(t, r, row, before)
+	}
 	var missing int
-	m.buf, missing = appendKey(m.buf, r.key, row, before)
+	m.buf, missing = appendKey(m.buf, r.key.columns, row, before)
 	if missing >= 0 {
 		name := t.rel.Columns[missing].Name
 		return nil, &Error{Where: r.where, Table: t.name, Columns: []string{name},
@@ -291,23 +368,30 @@ func (m *Mapper) key(t *table, r *route, row, before []change.Value) ([]byte, er
 }
 
 // addKeyData sets KeyData when the mapping asks for it.
-func (m *Mapper) addKeyData(e *event.Event, t *table, r *route, row, before []change.Value) error {
-	if !m.mapping.Envelope {
+func (m *Mapper) addKeyData(e *event.Event, r *route, row, before []change.Value) (err error) {
+	if r.keyShape == nil {
 		return nil
 	}
-	return m.writeKeyData(e, t, r, row, before)
+	start := len(m.buf)
+	m.buf, err = r.keyShape.appendRow(m.buf, row, before)
+	e.KeyData = m.buf[start:]
+	return err
 }
 
-func (m *Mapper) writeKeyData(e *event.Event, t *table, r *route, row, before []change.Value) (err error) {
-	m.keyRow = m.keyRow[:0]
-	for range row {
-		m.keyRow = append(m.keyRow, change.Value{Kind: change.Absent})
+// keyValue is a key that an expression makes; NULL is the empty key.
+func (m *Mapper) keyValue(t *table, r *route, row, before []change.Value) ([]byte, error) {
+	m.keyRow.begin(t)
+	m.keyRow.set(change.Read, row, nil, before, false)
+	v, _ := toText(r.key.value(&m.keyRow), &m.keyRow.scratch)
+	if f := m.keyRow.failed; f != nil {
+		return nil, &Error{Where: f.expr.where(f.at), Table: t.name, Problem: "the key cannot be made: " + f.problem, Fix: f.fix}
 	}
-	for _, i := range r.key {
-		m.keyRow[i] = row[i]
+	start := len(m.buf)
+	if v.kind != kindText {
+		return nil, nil
 	}
-	e.KeyData, err = m.row(t, m.keyRow, before)
-	return err
+	m.buf = append(m.buf, v.text...)
+	return m.buf[start:], nil
 }
 
 // size is how many bytes a row's values have.

@@ -136,7 +136,7 @@ func TestJSONKind(t *testing.T) {
 		{arrayOf(typeInt4), "array"}, {compositeOf("address"), "object"}, {&change.Type{OID: 16, Shape: change.ShapeBool}, "boolean"},
 		{&change.Type{OID: 22, Shape: change.ShapeVector}, "array"}, {nil, "string"},
 	} {
-		if kind := jsonKind(c.typ); kind != c.kind {
+		if kind := (encoding{}).jsonKind(c.typ); kind != c.kind {
 			t.Errorf("%+v is %s, want %s", c.typ, kind, c.kind)
 		}
 	}

@@ -1,6 +1,7 @@
 package transform
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -29,9 +30,32 @@ type StreamMapping struct {
 type TableMapping struct {
 	Pattern string
 	Key     []string // columns; empty is the default key (see keyColumns)
-	Where   string   // file:line for errors, optional
-	// KeyWhere is file:line of Key, optional.
-	KeyWhere string
+	KeyExpr *Expr    // instead of Key: text or a whole number, made of `row`
+	Columns Columns
+	// NumbersAsText writes bigint and numeric columns as JSON strings.
+	NumbersAsText bool
+	Rules         []Rule // empty is an event a change
+	Where         string // file:line for errors, optional
+	KeyWhere      string // file:line of Key, optional
+}
+
+// Columns chooses the columns of a row that is published whole.
+type Columns struct {
+	Include []Name // all when empty
+	Exclude []Name
+	Rename  []Rename
+}
+
+// all reports whether every column is published under its own name.
+func (c *Columns) all() bool { return len(c.Include)+len(c.Exclude)+len(c.Rename) == 0 }
+
+// Name is a name in the mapping and its place.
+type Name struct{ Name, Where string }
+
+// Rename gives a column another name in events.
+type Rename struct {
+	From Name
+	To   string
 }
 
 // eachTable is the name of the stream that stands for a stream per table.
@@ -100,6 +124,7 @@ func (m *Mapping) validate() error {
 
 func (s *StreamMapping) validateTables() error {
 	seen := map[string]bool{}
+	var syntax []error
 	for i := range s.Tables {
 		t := &s.Tables[i]
 		schema, table, ok := strings.Cut(t.Pattern, ".")
@@ -121,6 +146,9 @@ func (s *StreamMapping) validateTables() error {
 			return e
 		}
 		seen[t.Pattern] = true
+		for _, e := range t.expressions() {
+			syntax = append(syntax, e.syntax())
+		}
 	}
-	return nil
+	return errors.Join(syntax...)
 }

@@ -12,10 +12,15 @@ func appendNumber(dst, text []byte) ([]byte, error) {
 	if len(text) == 0 {
 		return dst, errors.New("empty number")
 	}
-	if isLetter(text[0]) || text[0] == '-' && len(text) > 1 && isLetter(text[1]) {
+	if notFinite(text) {
 		return appendString(dst, text), nil
 	}
 	return appendDecimal(dst, text), nil
+}
+
+// notFinite reports NaN and the infinities, as Postgres prints them.
+func notFinite(number []byte) bool {
+	return len(number) > 0 && (isLetter(number[0]) || number[0] == '-' && len(number) > 1 && isLetter(number[1]))
 }
 
 func isLetter(c byte) bool { return c > '9' }

@@ -1,6 +1,7 @@
 package transform
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/walrill/walrill/change"
@@ -59,25 +60,62 @@ func (m *Mapper) renamed(rel *change.Relation) error {
 }
 
 // compileRoutes finds the streams that a table feeds, in the mapping's order.
+// With an error the routes are not complete, but their doubts are.
 func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 	var routes []route
+	var feeds []*StreamMapping
+	var errs []error
 	for i := range m.mapping.Streams {
 		s := &m.mapping.Streams[i]
 		tm := s.find(rel)
 		if tm == nil || s.Name == eachTable && m.mapping.taken(rel) {
 			continue
 		}
-		key, doubt, err := keyColumns(rel, tm)
-		if err != nil {
-			return nil, err
-		}
-		stream, err := m.streamFor(s, rel)
-		if err != nil {
-			return nil, err
-		}
-		routes = append(routes, route{stream: stream, key: key, doubt: doubt, where: tm.Where})
+		r, err := compileRoute(rel, tm, m.mapping.Envelope)
+		routes, feeds, errs = append(routes, r), append(feeds, s), append(errs, err)
 	}
+	if err := errors.Join(errs...); err != nil {
+		return routes, err
+	}
+	for i := range routes {
+		var err error
+		if routes[i].stream, err = m.streamFor(feeds[i], rel); err != nil {
+			return routes, err
+		}
+	}
+	shareShapes(routes)
 	return routes, nil
+}
+
+// compileRoute compiles what the mapping says of a table, but for its stream.
+func compileRoute(rel *change.Relation, tm *TableMapping, envelope bool) (route, error) {
+	key, err := newKeyer(rel, tm)
+	e := encoding{numbersAsText: tm.NumbersAsText}
+	shape, errs := newShape(rel, &tm.Columns, e)
+	c := ruleCompiler{rel: rel, encoding: e, errs: errs}
+	rules := c.compile(tm.Rules)
+	r := route{key: key, shape: shape, rules: rules, doubts: c.doubts, where: tm.Where}
+	if tm.Columns.all() && !tm.NumbersAsText {
+		r.plain = true
+	}
+	if envelope {
+		r.keyShape = newKeyShape(rel, &key, shape)
+	}
+	return r, errors.Join(err, joinErrors(c.errs))
+}
+
+// shareShapes lets routes that write rows the same way do it once.
+func shareShapes(routes []route) {
+	var plain *shape
+	for i := range routes {
+		switch r := &routes[i]; {
+		case !r.plain:
+		case plain == nil:
+			plain = r.shape
+		default:
+			r.shape = plain
+		}
+	}
 }
 
 // taken reports whether "*" leaves the table to another stream: to one that

@@ -23,13 +23,15 @@ var update = flag.Bool("update", false, "rewrite the scenarios' answers")
 // "> ", what it answered. `go test ./transform -update` writes the answers anew.
 //
 //	stream NAME PARTITIONS TABLE[=KEY,KEY]...
+//	rule TYPE OP,OP [when=CONDITION] [otherwise] [NAME=EXPRESSION]... [data=EXPRESSION]
+//	rows [include=COLUMNS] [exclude=COLUMNS] [rename=FROM:TO,FROM:TO] [numbers=string] [key=EXPRESSION]
 //	table NAME IDENTITY[=INDEX COLUMNS] [pk=COLUMNS] NAME:TYPE...
 //	check TABLE
 //	envelope, for Mapping.Envelope
 //	begin LSN XID
 //	insert|read TABLE NEW..., delete TABLE OLD..., update TABLE NEW... [| OLD...], truncate TABLE
 //
-// A value is a word or a Go string; NULL, ? is one that was not sent, - one outside the tuple.
+// rule and rows are for the last table of the last stream. A value is a word or a Go string; NULL, ? is one that was not sent, - one outside the tuple.
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/scenarios/*.txt")
 	if err != nil || len(files) == 0 {
@@ -114,6 +116,12 @@ func (s *scenario) run(command string, args []string) string {
 	case "envelope":
 		s.mapping.Envelope = true
 		return ""
+	case "rule":
+		s.rule(args)
+		return ""
+	case "rows":
+		s.rows(args)
+		return ""
 	}
 	if s.mapper == nil {
 		m, err := New(s.mapping, 0)
@@ -174,6 +182,73 @@ func (s *scenario) stream(args []string) {
 	s.mapping.Streams = append(s.mapping.Streams, m)
 }
 
+// lastTable is what rule and rows are about.
+func (s *scenario) lastTable() *TableMapping {
+	tables := s.mapping.Streams[len(s.mapping.Streams)-1].Tables
+	return &tables[len(tables)-1]
+}
+
+// exprAt is an expression that says its first character's place as w.yaml:LINE:COLUMN with column 1.
+func exprAt(what, text string) *Expr {
+	return &Expr{Text: text, Where: func(character int) string { return fmt.Sprintf("%s:%d", what, character+1) }}
+}
+
+func (s *scenario) rule(args []string) {
+	r := Rule{Type: args[0]}
+	for op := range strings.SplitSeq(args[1], ",") {
+		r.On = append(r.On, opNames[op])
+	}
+	for _, arg := range args[2:] {
+		name, text, _ := strings.Cut(s.unquote(arg), "=")
+		switch name {
+		case "otherwise":
+			r.Otherwise = true
+		case "when":
+			r.When = exprAt(r.Type+".when", text)
+		case "data":
+			r.Data = &Payload{Expr: exprAt(r.Type+".data", text)}
+		default:
+			if r.Data == nil {
+				r.Data = &Payload{Kind: PayloadObject}
+			}
+			r.Data.Object = append(r.Data.Object, PayloadMember{name, Payload{Expr: exprAt(r.Type+"."+name, text)}})
+		}
+	}
+	t := s.lastTable()
+	t.Rules = append(t.Rules, r)
+}
+
+func (s *scenario) rows(args []string) {
+	t := s.lastTable()
+	for _, arg := range args {
+		name, value, _ := strings.Cut(s.unquote(arg), "=")
+		for part := range strings.SplitSeq(value, ",") {
+			from, to, _ := strings.Cut(part, ":")
+			column := Name{from, "w.yaml:" + name}
+			switch name {
+			case "include":
+				t.Columns.Include = append(t.Columns.Include, column)
+			case "exclude":
+				t.Columns.Exclude = append(t.Columns.Exclude, column)
+			case "rename":
+				t.Columns.Rename = append(t.Columns.Rename, Rename{column, to})
+			case "numbers":
+				t.NumbersAsText = value == "string"
+			}
+		}
+		if name == "key" {
+			t.KeyExpr = exprAt("key", value)
+		}
+	}
+}
+
+func (s *scenario) unquote(word string) string {
+	if text, err := strconv.Unquote(word); err == nil {
+		return text
+	}
+	return word
+}
+
 func (s *scenario) table(args []string) {
 	namespace, name, _ := strings.Cut(args[0], ".")
 	identity, index, _ := strings.Cut(args[1], "=")
@@ -188,7 +263,8 @@ func (s *scenario) table(args []string) {
 			continue
 		}
 		column, typ, _ := strings.Cut(arg, ":")
-		t := map[string]*change.Type{"": typeText, "int": typeInt8, "numeric": typeNumeric, "point": typePoint2, "tags": arrayOf(typeText)}[typ]
+		t := map[string]*change.Type{"": typeText, "int": typeInt8, "numeric": typeNumeric, "point": typePoint2, "tags": arrayOf(typeText),
+			"float": typeFloat8, "bool": typeBool, "json": typeJSONB, "time": typeTimestampTZ, "int4": typeInt4}[typ]
 		rel.Columns = append(rel.Columns, change.Column{Name: column, Type: t})
 	}
 	key := strings.Split(index, ",")
@@ -204,9 +280,10 @@ func (s *scenario) table(args []string) {
 	s.tables[args[0]] = rel
 }
 
+var opNames = map[string]change.Op{"insert": change.Insert, "read": change.Read, "update": change.Update, "delete": change.Delete, "truncate": change.Truncate, "message": change.Message}
+
 func (s *scenario) change(command string, args []string) string {
-	ops := map[string]change.Op{"insert": change.Insert, "read": change.Read, "update": change.Update, "delete": change.Delete, "truncate": change.Truncate, "message": change.Message}
-	c := &change.Change{Op: ops[command]}
+	c := &change.Change{Op: opNames[command]}
 	if c.Op == 0 {
 		s.t.Fatalf("unknown command %q", command)
 	}
@@ -245,10 +322,7 @@ func (s *scenario) values(words []string) []change.Value {
 		case "-":
 			row = append(row, change.Value{Kind: change.Absent})
 		default:
-			if text, err := strconv.Unquote(w); err == nil {
-				w = text
-			}
-			row = append(row, change.Value{Kind: change.Text, Data: []byte(w)})
+			row = append(row, change.Value{Kind: change.Text, Data: []byte(s.unquote(w))})
 		}
 	}
 	return row

@@ -1,22 +1,10 @@
 package transform
 
-import (
-	"github.com/walrill/walrill/change"
-	"github.com/walrill/walrill/event"
-)
-
-// schemaColumns describes a table's rows for the catalogue.
-func schemaColumns(rel *change.Relation) []event.SchemaColumn {
-	columns := make([]event.SchemaColumn, len(rel.Columns))
-	for i, c := range rel.Columns {
-		columns[i] = event.SchemaColumn{Name: c.Name, Type: c.TypeName, JSON: jsonKind(c.Type)}
-	}
-	return columns
-}
+import "github.com/walrill/walrill/change"
 
 // jsonKind is the kind of JSON value that a type's values are, NULL apart. NaN and the infinities,
 // which JSON has no number for, are strings all the same.
-func jsonKind(t *change.Type) string {
+func (e encoding) jsonKind(t *change.Type) string {
 	if t == nil {
 		return "string"
 	}
@@ -24,8 +12,10 @@ func jsonKind(t *change.Type) string {
 	case change.ShapeBool:
 		return "boolean"
 	case change.ShapeNumber:
-		switch t.OID {
-		case oidInt2, oidInt4, oidInt8:
+		switch k := columnKind(t); {
+		case e.numbersAsText && (t.OID == oidInt8 || k == kindDecimal):
+			return "string"
+		case k == kindInt:
 			return "integer"
 		}
 		return "number"

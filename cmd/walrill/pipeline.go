@@ -118,16 +118,3 @@ func selectionOf(cfg *config.Config, mapping transform.Mapping) (capture.Selecti
 	}
 	return s, nil
 }
-
-// mappingOf is the configuration's streams as transform wants them.
-func mappingOf(cfg *config.Config) transform.Mapping {
-	m := transform.Mapping{Envelope: cfg.Sink.Format == config.FormatDebezium}
-	for _, s := range cfg.Streams {
-		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Where: s.At.String()}
-		for _, t := range s.Tables {
-			stream.Tables = append(stream.Tables, transform.TableMapping{Pattern: t.Pattern, Key: t.Key, Where: t.At.String(), KeyWhere: t.KeyAt.String()})
-		}
-		m.Streams = append(m.Streams, stream)
-	}
-	return m
-}

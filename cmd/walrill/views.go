@@ -45,12 +45,26 @@ func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slo
 func viewsOf(cfg *config.Config) []projector.View {
 	var list []projector.View
 	for _, v := range cfg.Views.List {
-		view := projector.View{Name: v.Name, Mirror: v.Mirror, Include: v.Columns.Include, Exclude: v.Columns.Exclude, Rename: v.Columns.Rename,
+		view := projector.View{Name: v.Name, Mirror: v.Mirror, Include: plainNames(v.Columns.Include), Exclude: plainNames(v.Columns.Exclude),
 			Key: v.Key, Query: v.Query, Affects: map[string]string{}, Where: v.At.String()}
+		if v.Columns.Rename != nil {
+			view.Rename = map[string]string{}
+		}
+		for _, r := range v.Columns.Rename {
+			view.Rename[r.From.Name] = r.To
+		}
 		for _, a := range v.Affects {
 			view.Affects[a.Table] = a.SQL
 		}
 		list = append(list, view)
+	}
+	return list
+}
+
+func plainNames(names []config.Name) []string {
+	var list []string
+	for _, n := range names {
+		list = append(list, n.Name)
 	}
 	return list
 }
@@ -68,8 +82,8 @@ func tablesOf(ctx context.Context, cfg *config.Config) ([]projector.Table, error
 	streams := map[string]string{}
 	for _, rel := range rels {
 		// A table that does not fit the mapping is capture's to report.
-		if list, err := mapper.Check(rel); err == nil && len(list) > 0 {
-			streams[rel.String()] = list[0].Name
+		if stream := mapper.RowsOf(rel); stream != nil {
+			streams[rel.String()] = stream.Name
 		}
 	}
 	return projector.ReadTables(ctx, cfg.Source.URL.Reveal(), streams)

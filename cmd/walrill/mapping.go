@@ -1,0 +1,86 @@
+package main
+
+import (
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/transform"
+)
+
+// mappingOf is the configuration's streams as transform wants them.
+func mappingOf(cfg *config.Config) transform.Mapping {
+	m := transform.Mapping{Envelope: cfg.Sink.Format == config.FormatDebezium}
+	for _, s := range cfg.Streams {
+		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Where: s.At.String()}
+		for _, t := range s.Tables {
+			stream.Tables = append(stream.Tables, tableMappingOf(t))
+		}
+		m.Streams = append(m.Streams, stream)
+	}
+	return m
+}
+
+func tableMappingOf(t config.Table) transform.TableMapping {
+	m := transform.TableMapping{
+		Pattern: t.Pattern,
+		Key:     t.Key,
+		KeyExpr: exprOf(t.KeyExpr),
+		Columns: transform.Columns{
+			Include: namesOf(t.Columns.Include),
+			Exclude: namesOf(t.Columns.Exclude),
+		},
+		NumbersAsText: t.NumbersAsText,
+		Where:         t.At.String(),
+		KeyWhere:      t.KeyAt.String(),
+	}
+	for _, r := range t.Columns.Rename {
+		m.Columns.Rename = append(m.Columns.Rename, transform.Rename{From: nameOf(r.From), To: r.To})
+	}
+	for _, r := range t.Events {
+		m.Rules = append(m.Rules, ruleOf(r))
+	}
+	return m
+}
+
+func nameOf(n config.Name) transform.Name { return transform.Name{Name: n.Name, Where: n.At.String()} }
+
+func namesOf(names []config.Name) []transform.Name {
+	var list []transform.Name
+	for _, n := range names {
+		list = append(list, nameOf(n))
+	}
+	return list
+}
+
+func ruleOf(r config.Rule) transform.Rule {
+	ops := map[config.On]change.Op{config.OnInsert: change.Insert, config.OnUpdate: change.Update, config.OnDelete: change.Delete,
+		config.OnTruncate: change.Truncate, config.OnRead: change.Read}
+	rule := transform.Rule{Type: r.Type, When: exprOf(r.When), Otherwise: r.Otherwise, Where: r.At.String()}
+	for _, on := range r.On {
+		rule.On = append(rule.On, ops[on])
+	}
+	if r.Data != nil {
+		data := payloadOf(*r.Data)
+		rule.Data = &data
+	}
+	return rule
+}
+
+func payloadOf(p config.Payload) transform.Payload {
+	kinds := map[config.PayloadKind]transform.PayloadKind{config.PayloadExpr: transform.PayloadExpr, config.PayloadJSON: transform.PayloadJSON,
+		config.PayloadObject: transform.PayloadObject, config.PayloadList: transform.PayloadList}
+	out := transform.Payload{Kind: kinds[p.Kind], Expr: exprOf(p.Expr), JSON: p.JSON}
+	for _, m := range p.Object {
+		out.Object = append(out.Object, transform.PayloadMember{Name: m.Name, Value: payloadOf(m.Value)})
+	}
+	for _, e := range p.List {
+		out.List = append(out.List, payloadOf(e))
+	}
+	return out
+}
+
+func exprOf(e *config.Expr) *transform.Expr {
+	if e == nil {
+		return nil
+	}
+	return &transform.Expr{Text: e.Text, Where: func(character int) string { return e.Place(character).String() }}
+}

@@ -92,6 +92,7 @@ type Options struct {
 	Refresh      func(context.Context) error
 	NewMapper    func(epoch uint8) (Mapper, error)
 	NewPublisher func(wake func()) (Publisher, error)
+	Mapping      string // a fingerprint of what NewMapper maps by
 	HTTP         string // the daemon's own address, for :meta
 	StopTimeout  time.Duration
 	Log          *slog.Logger

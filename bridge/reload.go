@@ -13,6 +13,7 @@ import (
 // Reload is a mapping that is to take the place of the one in force.
 type Reload struct {
 	NewMapper func(epoch uint8) (Mapper, error)
+	Mapping   string             // its fingerprint
 	Tables    []*change.Relation // those that it maps, as they are now
 	// InForce is called by the run loop when the mapping is in force and before anything is mapped
 	// by it. It must not block. New tables may join from then on.
@@ -74,9 +75,7 @@ func (s *session) swap(ctx context.Context) error {
 		return err
 	}
 	if refused == nil {
-		s.bridge.opts.NewMapper = p.NewMapper
-		p.InForce()
-		signal(s.look)
+		s.enforce(p)
 	}
 	p.done <- refused
 	return nil
@@ -109,16 +108,62 @@ func (s *session) adopt(ctx context.Context, p *reload) (refused, err error) {
 	if err != nil {
 		return err, nil
 	}
-	oldMapper, oldTables, oldKnown, oldStreams := s.mapper, s.source.Tables, s.known, s.meta.Streams
+	oldMapper, oldTables, oldKnown, oldMeta := s.mapper, s.source.Tables, s.known, s.meta
 	s.mapper, s.source.Tables, s.known, s.meta.Streams = mapper, p.Tables, map[*event.Stream]bool{}, maps.Clone(s.meta.Streams)
 	if err = s.addStreams(ctx); err == nil {
+		s.mapBy(p.Mapping, max(s.complete, s.clock(s.seen.received)))
 		err = s.saveMeta(ctx)
 	}
 	if err != nil {
-		s.mapper, s.source.Tables, s.known, s.meta.Streams = oldMapper, oldTables, oldKnown, oldStreams
+		s.mapper, s.source.Tables, s.known, s.meta = oldMapper, oldTables, oldKnown, oldMeta
 	}
 	if isPermanent(err) {
 		return err, nil
 	}
 	return nil, err
+}
+
+// enforce makes a reload the mapping of this session and of those that follow.
+func (s *session) enforce(p *reload) {
+	s.bridge.opts.NewMapper, s.bridge.opts.Mapping = p.NewMapper, p.Mapping
+	p.InForce()
+	signal(s.look)
+}
+
+// follow takes a reload that waits when the instance before this one had it in force already.
+func (s *session) follow() {
+	p := s.bridge.reload.Load()
+	if p == nil || p.Mapping == "" || p.Mapping != s.meta.Mapping || !s.bridge.reload.CompareAndSwap(p, nil) {
+		return
+	}
+	s.enforce(p)
+	p.done <- nil
+}
+
+// mapBy notes for :meta which mapping makes the entries from a clock on.
+func (s *session) mapBy(mapping string, since uint64) {
+	if s.meta.Mapping != mapping {
+		s.meta.Mapping, s.meta.Since = mapping, since
+	}
+}
+
+// checkMapping refuses to repeat by one mapping what was published in part by another: that happens when the
+// configuration was changed behind the back of a daemon that was killed, or when Redis has lost what was published before a reload.
+// Complete is where repeating begins, highest the commit of the highest entry there is.
+func checkMapping(meta event.Meta, mapping string, complete, highest uint64) error {
+	epoch, lsn := event.SplitClock(highest)
+	if meta.Mapping == "" || epoch != meta.Epoch || highest == 0 || highest < complete {
+		return nil // nothing is there in part
+	}
+	_, from := event.SplitClock(complete)
+	if meta.Mapping != mapping {
+		return fatalf("walrill did not end in order, and the streams of the configuration have changed since: what was committed from %s to %s is published in part, as the earlier configuration says\n"+
+			"  fix: put the earlier configuration back, start walrill until it streams, and change it then; or run `walrill adopt`, which publishes that part again in a new epoch", change.LSN(from), change.LSN(lsn))
+	}
+	if complete < meta.Since {
+		_, since := event.SplitClock(meta.Since)
+		return fatalf("Redis has lost entries from %s on, and those before %s were made by an earlier configuration: they cannot be repeated as they were\n"+
+			"  fix: restore Redis, or run `walrill adopt`, which publishes them again in a new epoch", change.LSN(from), change.LSN(since))
+	}
+	return nil
 }

@@ -101,7 +101,7 @@ type toppedPublisher struct {
 }
 
 func (p toppedPublisher) Connect(context.Context) (event.Meta, uint64, error) {
-	return event.Meta{System: "7", Timeline: 1, Baseline: 50, Streams: map[string]int{"t": 1}}, 150, nil
+	return event.Meta{System: "7", Timeline: 1, Baseline: 50, Mapping: "new", Streams: map[string]int{"t": 1}}, 150, nil
 }
 
 func (p toppedPublisher) AddStream(context.Context, *event.Stream) (event.Position, error) {
@@ -113,7 +113,7 @@ func TestReloadComesBehindWhatWasPublishedBefore(t *testing.T) {
 	n, stream, pub := &notes{}, newFakeStream(), &fakePublisher{}
 	stream.items = make(chan change.Item, 10)
 	o := options(stream, pub)
-	o.NewMapper = n.mapper("a", event.NewStream("t", 1))
+	o.NewMapper, o.Mapping = n.mapper("a", event.NewStream("t", 1)), "new"
 	o.NewPublisher = func(wake func()) (Publisher, error) { pub.wake = wake; return toppedPublisher{pub, 250}, nil }
 	o.Prepare = func(context.Context, Known) (Source, error) {
 		return Source{SystemID: "7", Timeline: 1, SlotUsed: true, Tables: []*change.Relation{{Name: "t"}}}, nil
@@ -175,5 +175,53 @@ func TestReloadGivenUp(t *testing.T) {
 	cancel()
 	if err := b.Reload(ctx, Reload{}); !errors.Is(err, context.Canceled) || b.reload.Load() != nil {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestCheckMapping(t *testing.T) {
+	meta := event.Meta{Epoch: 1, Mapping: "a", Since: event.Clock(1, 100)}
+	for name, tc := range map[string]struct {
+		meta              event.Meta
+		mapping           string
+		complete, highest uint64
+		want              string
+	}{
+		"the same":                             {meta, "a", event.Clock(1, 200), event.Clock(1, 300), ""},
+		"another, nothing in part":             {meta, "b", event.Clock(1, 300), event.Clock(1, 299), ""},
+		"another, something in part":           {meta, "b", event.Clock(1, 300), event.Clock(1, 300), "the streams of the configuration have changed since: what was committed from 0/12C to 0/12C"},
+		"another, of the epoch before":         {meta, "b", event.Clock(0, 300), event.Clock(0, 400), ""},
+		"another, nothing at all":              {event.Meta{Mapping: "a"}, "b", 0, 0, ""},
+		"unknown":                              {event.Meta{Epoch: 1}, "b", event.Clock(1, 300), event.Clock(1, 400), ""},
+		"lost what an earlier one had written": {meta, "a", event.Clock(1, 90), event.Clock(1, 400), "Redis has lost entries from 0/5A on, and those before 0/64"},
+	} {
+		err := checkMapping(tc.meta, tc.mapping, tc.complete, tc.highest)
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want) || !isPermanent(err)) {
+			t.Errorf("%s: %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// An instance that takes over from one that had reloaded goes on by the same file at once.
+func TestReloadOfTheInstanceBefore(t *testing.T) {
+	n, stream, pub := &notes{}, newFakeStream(transaction(200)...), &fakePublisher{}
+	o := options(stream, pub)
+	o.NewMapper, o.Mapping = n.mapper("a", event.NewStream("t", 1)), "old"
+	o.NewPublisher = func(wake func()) (Publisher, error) { pub.wake = wake; return toppedPublisher{pub, 180}, nil }
+	o.Prepare = func(context.Context, Known) (Source, error) {
+		return Source{SystemID: "7", Timeline: 1, SlotUsed: true, Tables: []*change.Relation{{Name: "t"}}}, nil
+	}
+	b := New(o)
+	done := reloading(b, Reload{NewMapper: n.mapper("b", event.NewStream("t", 1)), Mapping: "new", InForce: func() { n.add("swap") }})
+	eventually(t, "the reload waits", func() bool { return b.reload.Load() != nil })
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Run(ctx) }()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what is there in part is mapped by it", func() bool { return n.all() == "swap b0/C7" })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

@@ -94,6 +94,7 @@ func (s *session) start(ctx, background context.Context) error {
 			"  fix: restore Redis, or run `walrill adopt` to go on from here with that gap, in a new epoch", change.LSN(lsn), s.stream.Start())
 	}
 	s.bridge.replay = 0
+	s.follow()
 	if s.mapper, err = s.bridge.opts.NewMapper(s.meta.Epoch); err != nil {
 		return err
 	}
@@ -105,6 +106,10 @@ func (s *session) start(ctx, background context.Context) error {
 	if err := s.addStreams(ctx); err != nil {
 		return err
 	}
+	if err := checkMapping(s.meta, s.bridge.opts.Mapping, s.complete, s.highest); err != nil {
+		return err
+	}
+	s.mapBy(s.bridge.opts.Mapping, s.complete)
 	if err := s.saveMeta(ctx); err != nil {
 		return err
 	}

@@ -14,6 +14,8 @@ type Meta struct {
 	Timeline int32
 	Epoch    uint8
 	Baseline uint64         // the first watermark of the epoch; of an earlier epoch or 0 until there is one
+	Mapping  string         // a fingerprint of the mapping that entries are made by
+	Since    uint64         // and the clock from which on they are
 	HTTP     string         // where the daemon that wrote last answers; empty when it does not
 	Dropped  string         // when `walrill drop` has left the streams and removed the rest; empty when it has not
 	Streams  map[string]int // partitions of each stream, by name
@@ -25,6 +27,8 @@ const (
 	metaTimeline   = "timeline"
 	metaEpoch      = "epoch"
 	metaBaseline   = "baseline"
+	metaMapping    = "mapping"
+	metaSince      = "since"
 	metaHTTP       = "http"
 	metaDropped    = "dropped"
 	metaPartitions = "partitions:" // and the stream's name
@@ -55,6 +59,9 @@ func (m Meta) Fields() map[string]string {
 	if m.Baseline != 0 {
 		fields[metaBaseline] = strconv.FormatUint(m.Baseline, 10)
 	}
+	if m.Mapping != "" {
+		fields[metaMapping], fields[metaSince] = m.Mapping, strconv.FormatUint(m.Since, 10)
+	}
 	for stream, n := range m.Streams {
 		fields[PartitionsField(stream)] = strconv.Itoa(n)
 	}
@@ -63,7 +70,7 @@ func (m Meta) Fields() map[string]string {
 
 // ParseMeta is the inverse of Fields. Fields that it does not know are left out.
 func ParseMeta(fields map[string]string) (Meta, error) {
-	m := Meta{System: fields[metaSystem], HTTP: fields[metaHTTP], Dropped: fields[metaDropped]}
+	m := Meta{System: fields[metaSystem], Mapping: fields[metaMapping], HTTP: fields[metaHTTP], Dropped: fields[metaDropped]}
 	number := func(field string, bits int) (int64, error) {
 		text, ok := fields[field]
 		if !ok {
@@ -84,9 +91,11 @@ func ParseMeta(fields map[string]string) (Meta, error) {
 		return m, err
 	}
 	m.Timeline, m.Epoch = int32(timeline), uint8(epoch)
-	if text, ok := fields[metaBaseline]; ok {
-		if m.Baseline, err = strconv.ParseUint(text, 10, 64); err != nil {
-			return m, fmt.Errorf("field %s of :meta: %q is not a number that can be", metaBaseline, text)
+	for field, clock := range map[string]*uint64{metaBaseline: &m.Baseline, metaSince: &m.Since} {
+		if text, ok := fields[field]; ok {
+			if *clock, err = strconv.ParseUint(text, 10, 64); err != nil {
+				return m, fmt.Errorf("field %s of :meta: %q is not a number that can be", field, text)
+			}
 		}
 	}
 	for field := range fields {

@@ -11,7 +11,7 @@ import (
 func TestMetaRoundTrip(t *testing.T) {
 	for _, m := range []event.Meta{
 		{},
-		{System: "7123456789012345678", Timeline: 3, Epoch: 255, Baseline: 255<<56 | 500, HTTP: "127.0.0.1:8077", Streams: map[string]int{"orders": 8, "a:b": 1}},
+		{System: "7123456789012345678", Timeline: 3, Epoch: 255, Baseline: 255<<56 | 500, Mapping: "c0ffee", Since: 255<<56 | 600, HTTP: "127.0.0.1:8077", Streams: map[string]int{"orders": 8, "a:b": 1}},
 	} {
 		got, err := event.ParseMeta(m.Fields())
 		if err != nil {

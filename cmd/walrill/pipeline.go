@@ -59,6 +59,7 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 			publishes(pub)
 			return pub, nil
 		},
+		Mapping:     config.Fingerprint(cfg.Streams),
 		HTTP:        httpAddr,
 		StopTimeout: stopTimeout,
 		Log:         log,

@@ -52,6 +52,16 @@ func programOf(ts *testscript.TestScript, name string) *harness.Program {
 	return p
 }
 
+// peakCommand prints the most memory in MiB that a program has had.
+func peakCommand(ts *testscript.TestScript, args []string) (result, error) {
+	need(ts, len(args) == 1, "peak NAME")
+	bytes, err := programOf(ts, args[0]).PeakMemory()
+	if err != nil {
+		return failed(err), nil
+	}
+	return result{stdout: fmt.Sprintln(bytes >> 20)}, nil
+}
+
 // readyCommand waits until a daemon answers on /readyz that changes arrive.
 func readyCommand(ts *testscript.TestScript, args []string) {
 	need(ts, len(args) == 1, "ready NAME")

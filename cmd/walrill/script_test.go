@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -38,8 +39,12 @@ func TestScript(t *testing.T) {
 	})
 }
 
-// condition knows pg15, pg16 …: the scripts run on that version of Postgres or a later one.
+// condition knows pg15, pg16 …: the scripts run on that version of Postgres or a later one, and memory: what a
+// program uses is what it uses in earnest.
 func condition(name string) (bool, error) {
+	if name == "memory" {
+		return runtime.GOOS == "linux" && !raceDetector, nil
+	}
 	text, ok := strings.CutPrefix(name, "pg")
 	want, err := strconv.Atoi(text)
 	if !ok || err != nil {
@@ -88,6 +93,7 @@ func askers() map[string]asker {
 		"reached":  reachedCommand,
 		"walrill":  runCommand,
 		"log":      logCommand,
+		"peak":     peakCommand,
 	}
 }
 
@@ -159,7 +165,7 @@ func awaitCommand(ts *testscript.TestScript, args []string) {
 	pattern, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
 	ask := askers()[args[1]]
-	need(ts, ask != nil, "await can repeat sql, rediscli, entries, http, reached, walrill and log")
+	need(ts, ask != nil, "await can repeat sql, rediscli, entries, http, reached, walrill, log and peak")
 	var r result
 	if !harness.Poll(limit, func() bool {
 		r, err = ask(ts, args[2:])

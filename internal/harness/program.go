@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -56,3 +57,18 @@ func (p *Program) Wait(timeout time.Duration) (int, error) {
 // Kill ends the program with SIGKILL and returns when it is gone. It may be
 // called more than once, and ends a stopped program too.
 func (p *Program) Kill() error { return p.proc.stop(10 * time.Second) }
+
+// PeakMemory is the most memory in bytes that the program, which must be running, has had resident.
+// It is known on Linux only.
+func (p *Program) PeakMemory() (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.proc.pid()))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(status), "\nVmHWM:")
+	var kib int64
+	if _, err := fmt.Sscanf(rest, "%d kB", &kib); err != nil {
+		return 0, fmt.Errorf("read VmHWM of process %d: %w", p.proc.pid(), err)
+	}
+	return kib << 10, nil
+}

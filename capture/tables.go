@@ -166,22 +166,43 @@ func describe(ctx context.Context, conn *pgx.Conn, types *typeCatalogue, rel *ch
 	for i, oid := range oids {
 		rel.Columns[i].Type, rel.Columns[i].TypeName = types.lookup(oid), names[i]
 	}
+	rel.PrimaryKey, err = primaryKey(ctx, conn, rel, columns)
+	return err
+}
+
+// primaryKey finds the columns of the table's primary key among those of the relation; none when they are not all
+// there. The catalogue has the key of now and the relation may be of before: a column that was renamed meanwhile is
+// found by its place, where that is certain.
+func primaryKey(ctx context.Context, conn *pgx.Conn, rel *change.Relation, columns []columnType) ([]string, error) {
 	rows, err := conn.Query(ctx, `
-		SELECT a.attname::text FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
+		SELECT a.attname::text, a.atttypid,
+		       CASE WHEN bool_or(b.attisdropped) THEN -1 ELSE count(b) FILTER (WHERE b.attgenerated = '') END,
+		       ARRAY(SELECT l.attname::text FROM pg_attribute l WHERE l.attrelid = $1 AND l.attnum > 0 AND NOT l.attisdropped)
+		FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num
-		WHERE i.indrelid = $1 AND i.indisprimary ORDER BY k.pos`, rel.OID)
+		LEFT JOIN pg_attribute b ON b.attrelid = i.indrelid AND b.attnum > 0 AND b.attnum < a.attnum
+		WHERE i.indrelid = $1 AND i.indisprimary GROUP BY a.attname, a.atttypid, k.pos ORDER BY k.pos`, rel.OID)
 	if err != nil {
-		return fmt.Errorf("read primary key: %w", err)
+		return nil, fmt.Errorf("read primary key: %w", err)
 	}
-	key, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return fmt.Errorf("read primary key: %w", err)
-	}
-	for _, name := range key {
-		if rel.Column(name) < 0 {
-			return nil // not all of it is published: no key to go by
+	var key, live []string
+	var name string
+	var typ uint32
+	var place int
+	complete := true
+	_, err = pgx.ForEachRow(rows, []any{&name, &typ, &place, &live}, func() error {
+		if rel.Column(name) < 0 && place >= 0 && place < len(columns) && columns[place].oid == typ && !slices.Contains(live, rel.Columns[place].Name) {
+			name = rel.Columns[place].Name
 		}
+		complete = complete && rel.Column(name) >= 0 // else not all of it is published: no key to go by
+		key = append(key, name)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read primary key: %w", err)
 	}
-	rel.PrimaryKey = key
-	return nil
+	if !complete {
+		return nil, nil
+	}
+	return key, nil
 }

@@ -542,3 +542,37 @@ func (o *oracle) value(t *testing.T, sql string) string {
 	}
 	return string(results[0].Rows[0][0])
 }
+
+// A relation of before a rename has the key that it had, where the columns' places tell.
+func TestPrimaryKeyOfBefore(t *testing.T) {
+	o := newOracle(t)
+	for _, c := range []struct {
+		what, alter string
+		want        []string
+	}{
+		{"as it is", "", []string{"b", "a"}},
+		{"renamed", "ALTER TABLE k RENAME a TO x; ALTER TABLE k RENAME b TO y", []string{"b", "a"}},
+		{"columns came and went behind it", "ALTER TABLE k ADD late int; ALTER TABLE k RENAME b TO y; ALTER TABLE k DROP c", []string{"b", "a"}},
+		{"a column in front of it is gone", "ALTER TABLE k RENAME b TO y; ALTER TABLE k DROP n", nil},
+		{"another key by now", "ALTER TABLE k DROP CONSTRAINT k_pkey, ADD PRIMARY KEY (c)", []string{"c"}},
+		{"none any more", "ALTER TABLE k DROP CONSTRAINT k_pkey", nil},
+		{"the name is another column's", "ALTER TABLE k RENAME b TO y; ALTER TABLE k RENAME c TO b", nil},
+	} {
+		o.exec(t, `DROP TABLE IF EXISTS k`, `CREATE TABLE k (a int, n int, b text, c text, PRIMARY KEY (b, a))`)
+		oid, err := strconv.ParseUint(o.value(t, `SELECT 'k'::regclass::oid`), 10, 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rel := &change.Relation{OID: uint32(oid), Columns: []change.Column{{Name: "a"}, {Name: "n"}, {Name: "b"}, {Name: "c"}}}
+		if c.alter != "" {
+			o.exec(t, c.alter)
+		}
+		key, err := primaryKey(t.Context(), o.conn, rel, []columnType{{oid: 23}, {oid: 23}, {oid: 25}, {oid: 25}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, key); diff != "" {
+			t.Errorf("%s: %s", c.what, diff)
+		}
+	}
+}

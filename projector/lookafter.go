@@ -16,6 +16,9 @@ func (s *session) lookAfter(ctx context.Context) error {
 	if err := s.readRequests(ctx); err != nil {
 		return err
 	}
+	if err := s.answerRequests(ctx); err != nil {
+		return err
+	}
 	done, waiting, err := s.filledMirrors(ctx)
 	if err != nil {
 		return err
@@ -81,15 +84,15 @@ func (d *definition) needs(mirrors map[string]bool) bool {
 
 // readRequests reads what commands ask for.
 func (s *session) readRequests(ctx context.Context) error {
-	rows, err := s.conn.Query(ctx, "SELECT name, request, pinned FROM walrill.views WHERE pipeline = $1", s.opts.Pipeline)
+	rows, err := s.conn.Query(ctx, "SELECT name, request, answer, pinned FROM walrill.views WHERE pipeline = $1", s.opts.Pipeline)
 	if err != nil {
 		return fmt.Errorf("read the views of the store: %w", err)
 	}
-	var name, request string
+	var name, request, answer string
 	var pinned bool
-	_, err = pgx.ForEachRow(rows, []any{&name, &request, &pinned}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &request, &answer, &pinned}, func() error {
 		if v := s.views[name]; v != nil {
-			v.request, v.pinned = request, pinned
+			v.request, v.answer, v.pinned = request, answer, pinned
 		}
 		return nil
 	})
@@ -123,6 +126,17 @@ func (s *session) filledMirrors(ctx context.Context) (done []*mirror, waiting in
 	return done, waiting, nil
 }
 
+// inUse are the mirrors that views can be computed from.
+func (s *session) inUse() map[string]*mirror {
+	all := map[string]*mirror{}
+	for _, m := range s.mirrors {
+		if !m.filling {
+			all[m.id()] = m
+		}
+	}
+	return all
+}
+
 // build is a view to compute as a whole.
 type build struct {
 	view *viewRow
@@ -131,12 +145,7 @@ type build struct {
 
 // pendingBuilds are the query views to compute: those that are new, changed, asked for, or whose mirror is replaced.
 func (s *session) pendingBuilds(done []*mirror) []build {
-	inUse, replaced := map[string]*mirror{}, map[string]bool{}
-	for _, m := range s.mirrors {
-		if !m.filling {
-			inUse[m.id()] = m
-		}
-	}
+	inUse, replaced := s.inUse(), map[string]bool{}
 	for _, m := range done {
 		inUse[m.id()], replaced[m.id()] = m, true
 	}
@@ -149,7 +158,7 @@ func (s *session) pendingBuilds(done []*mirror) []build {
 		kind, open := v.asked()
 		target := wanted
 		switch {
-		case open && kind == "rollback" && v.previous != nil:
+		case open && kind == Rollback && v.previous != nil:
 			target = v.previous
 		case v.pinned && v.def != nil:
 			target = v.def
@@ -188,7 +197,7 @@ func (s *session) buildView(ctx context.Context, tx pgx.Tx, b build) (ok bool, e
 	if err := sub.Commit(ctx); err != nil {
 		return false, err
 	}
-	if kind, open := b.view.asked(); open && kind == "rollback" {
+	if kind, open := b.view.asked(); open && kind == Rollback {
 		if _, err := tx.Exec(ctx, "UPDATE walrill.views SET pinned = true WHERE name = $1", b.view.name); err != nil {
 			return false, err
 		}

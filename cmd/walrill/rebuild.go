@@ -1,0 +1,73 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/projector"
+)
+
+func newRebuildCommand() *cobra.Command {
+	var rollback bool
+	cmd := &cobra.Command{
+		Use:   "rebuild VIEW",
+		Short: "Compute a view anew beside the old one, and take over what differs",
+		Long: `Asks the daemon that keeps the views to compute one anew: a query from its mirrors, a mirror by a backfill. What differs comes into the
+view's table in one transaction: readers see the view as it was until then. A view whose definition changes in the configuration is rebuilt without being asked.`,
+		Args: exactArgs(1, "a view"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := load(cmd)
+			if err != nil {
+				return err
+			}
+			if err := wantViews(cfg); err != nil {
+				return err
+			}
+			action := projector.Rebuild
+			if rollback {
+				action = projector.Rollback
+			}
+			return redacted(cfg, rebuild(cmd.Context(), cmd.OutOrStdout(), cfg, args[0], action))
+		},
+	}
+	cmd.Flags().BoolVar(&rollback, "rollback", false, "go back to the definition that the view had before, until the configuration changes")
+	return cmd
+}
+
+// rebuild leaves a request in the view store and waits for its answer, if anybody is there to give one.
+func rebuild(ctx context.Context, w io.Writer, cfg *config.Config, view, action string) error {
+	conn, err := projector.Connect(ctx, cfg.Views.Store.Reveal())
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it wrote is committed
+	request, err := projector.Ask(ctx, conn, cfg.Pipeline, view, action)
+	if err != nil {
+		return err
+	}
+	for {
+		answer, err := request.Answer(ctx)
+		switch {
+		case err != nil:
+			return err
+		case answer.Failed != "":
+			return fmt.Errorf("%s of view %s: %s", action, view, answer.Failed)
+		case answer.Done:
+			fmt.Fprintf(w, "%s: %s\n", view, answer.Text)
+			return nil
+		case !answer.Kept:
+			fmt.Fprintf(w, "%s: requested; no daemon keeps the views now, the next one does it\n", view)
+			return nil
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -113,7 +113,7 @@ func (s *session) recomputeKeys(ctx context.Context, q *query, keys []string) er
 
 // park sets a key aside with the reason. value is the row that a mirror could not take.
 func (s *session) park(ctx context.Context, view string, key []byte, cause error, value []byte) error {
-	s.opts.Log.Warn("a row is refused and set aside; its key stands still, see `walrill parked --view`", "view", view, "key", string(key), "error", cause)
+	s.opts.Log.Warn("a row is refused: its key is set aside and stands still; `walrill parked list` shows it", "view", view, "key", string(key), "error", cause)
 	var row *string
 	if value != nil {
 		text := string(value)
@@ -121,7 +121,7 @@ func (s *session) park(ctx context.Context, view string, key []byte, cause error
 	}
 	args := s.positionArgs(s.pos)
 	_, err := s.conn.Exec(ctx, `INSERT INTO walrill.parked (pipeline, view, key, error, row, epoch, lsn) VALUES ($1, $2, $3::jsonb, $4, $5::jsonb, $6, '0/0'::pg_lsn + $7::bigint::numeric)
-		ON CONFLICT (pipeline, view, key) DO UPDATE SET error = excluded.error, row = excluded.row, epoch = excluded.epoch, lsn = excluded.lsn, parked_at = now()`,
+		ON CONFLICT (pipeline, view, key) DO UPDATE SET error = excluded.error, row = excluded.row, retry = false, epoch = excluded.epoch, lsn = excluded.lsn, parked_at = now()`,
 		s.opts.Pipeline, view, string(key), reason(cause), row, args[4], args[5])
 	if err != nil {
 		return fmt.Errorf("park a key of view %s: %w", view, err)
@@ -171,4 +171,43 @@ func (s *session) parkRow(ctx context.Context, m *mirror, value []byte, cause er
 		return err
 	}
 	return s.park(ctx, m.Name, text, cause, value)
+}
+
+// retryParked tries again what somebody asks for. A row that a mirror has refused goes through the mirror, and with it through
+// its views.
+func (s *session) retryParked(ctx context.Context) error {
+	rows, err := s.conn.Query(ctx, "SELECT view, key::text, coalesce(row::text, '') FROM walrill.parked WHERE pipeline = $1 AND retry", s.opts.Pipeline)
+	if err != nil {
+		return fmt.Errorf("look for what is to be tried again: %w", err)
+	}
+	type parked struct{ View, Key, Row string }
+	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[parked])
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	s.careful = true
+	if err := s.begin(ctx); err != nil {
+		return err
+	}
+	if _, err := s.conn.Exec(ctx, "UPDATE walrill.parked SET retry = false WHERE pipeline = $1 AND retry", s.opts.Pipeline); err != nil {
+		return err
+	}
+	for _, p := range list {
+		for _, q := range s.queries {
+			if q.name == p.View && p.Row == "" {
+				if err := s.recomputeKeys(ctx, q, []string{p.Key}); err != nil {
+					return err
+				}
+			}
+		}
+		for _, m := range s.mirrors {
+			if m.Name != p.View || p.Row == "" || m.filling {
+				continue
+			}
+			if err := m.again([]byte(p.Row)); err != nil {
+				return err
+			}
+		}
+	}
+	return s.commit(ctx, s.pos.read)
 }

@@ -133,7 +133,13 @@ func (s *session) write(ctx context.Context, mirrors ...*mirror) error {
 	}
 	var list []statement
 	for _, m := range mirrors {
-		list = append(list, m.statements()...)
+		parked := s.parked[m.Name] > 0
+		if parked {
+			if err := m.fillParked(ctx, s.conn, s.opts.Pipeline); err != nil {
+				return err
+			}
+		}
+		list = append(list, m.statements(parked)...)
 		if s.batch.part == nil {
 			s.batch.part = map[string]bool{}
 		}
@@ -255,12 +261,15 @@ func (s *session) apply(ctx context.Context, mirrors []*mirror, next position) e
 	var list []statement
 	for _, q := range s.queries {
 		if touched := s.touched(q); touched != nil {
-			list = append(list, statement{sql: q.recomputeSQL(touched), rows: -1})
 			if s.careful {
 				if err := s.recomputeCarefully(ctx, q, touched); err != nil {
 					return err
 				}
-				list = list[:len(list)-1]
+				continue
+			}
+			list = append(list, statement{sql: q.recomputeSQL(touched), rows: -1})
+			if s.parked[q.name] > 0 {
+				list = append(list, statement{rows: -1, args: []any{q.name}, sql: "DELETE FROM walrill.parked WHERE view = $1 AND key IN (SELECT to_jsonb(k) FROM (" + q.keysSQL(touched) + ") k)"})
 			}
 		}
 	}

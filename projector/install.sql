@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS walrill.parked (
 	epoch int NOT NULL,
 	lsn pg_lsn NOT NULL,                            -- of the batch that it came with
 	parked_at timestamptz NOT NULL DEFAULT now(),
+	retry boolean NOT NULL DEFAULT false,           -- somebody asks for it to be tried again
 	PRIMARY KEY (pipeline, view, key)
 );
 

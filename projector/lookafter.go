@@ -19,6 +19,14 @@ func (s *session) lookAfter(ctx context.Context) error {
 	if err := s.answerRequests(ctx); err != nil {
 		return err
 	}
+	if len(s.parked) > 0 {
+		if err := s.retryParked(ctx); err != nil {
+			return err
+		}
+		if err := s.countParked(ctx); err != nil {
+			return err
+		}
+	}
 	done, waiting, err := s.filledMirrors(ctx)
 	if err != nil {
 		return err

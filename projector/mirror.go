@@ -50,14 +50,18 @@ type statement struct {
 	values [][]byte
 }
 
-// statements are what brings the mirror to the state that the fold has gathered.
-func (m *mirror) statements() []statement {
+// statements are what brings the mirror to the state that the fold has gathered. With parked, some of its keys are set
+// aside: what becomes of them here takes them off the parking place.
+func (m *mirror) statements(parked bool) []statement {
 	var list []statement
 	if m.fold.truncated {
 		list = append(list, statement{sql: m.recording("DELETE FROM "+m.table+" m", "RETURNING m.*", ""), rows: -1})
 	}
 	if keys := m.fold.deleted(); len(keys) > 0 {
 		list = append(list, statement{sql: m.deleteSQL(), args: []any{string(array(keys))}, rows: -1, mirror: m, values: keys})
+		if parked {
+			list = append(list, m.unpark(keys))
+		}
 	}
 	groups := m.fold.upserted()
 	for _, set := range sortedKeys(groups) {
@@ -71,8 +75,26 @@ func (m *mirror) statements() []statement {
 		}
 		st.sql = m.upsertSQL(set)
 		list = append(list, st)
+		if parked {
+			list = append(list, m.unpark(rows))
+		}
 	}
 	return list
+}
+
+// unpark takes the keys of rows off the parking place, but those that have just been put there.
+func (m *mirror) unpark(rows [][]byte) statement {
+	return statement{rows: -1, args: []any{string(array(rows))}, sql: fmt.Sprintf(
+		"DELETE FROM walrill.parked p USING jsonb_array_elements($1::jsonb) r WHERE p.view = %s AND p.key = %s AND p.parked_at < now()", literal(m.Name), m.jsonKey("r"))}
+}
+
+// jsonKey is the key's part of a row that is jsonb.
+func (m *mirror) jsonKey(r string) string {
+	var parts []string
+	for _, k := range m.keyAs() {
+		parts = append(parts, fmt.Sprintf("%s, %s->%s", literal(k), r, literal(k)))
+	}
+	return "jsonb_build_object(" + strings.Join(parts, ", ") + ")"
 }
 
 // input reads rows of a JSON array with the mirror's types.
@@ -140,7 +162,6 @@ func assign(from string, names []string) string {
 // stored reads the mirror's row of a key, for a fold.
 func (m *mirror) stored(ctx context.Context, conn *pgx.Conn) lookup {
 	return func(key []byte) (row, error) {
-		names := m.columnNames()
 		var text string
 		err := conn.QueryRow(ctx, fmt.Sprintf("WITH %s SELECT to_json(r)::text FROM (SELECT m.* FROM %s m JOIN input i ON %s) r",
 			m.input(m.keyAs()), m.table, equal("m", "i", m.keyAs())), "["+string(key)+"]").Scan(&text)
@@ -150,12 +171,61 @@ func (m *mirror) stored(ctx context.Context, conn *pgx.Conn) lookup {
 		if err != nil {
 			return nil, fmt.Errorf("read a row of mirror %s: %w", m.Name, err)
 		}
-		values := make(row, len(names))
-		err = eachField([]byte(text), func(name, value []byte) {
-			if i := slices.Index(names, string(name)); i >= 0 {
-				values[i] = value
-			}
-		})
-		return values, err
+		return m.rowOf([]byte(text))
 	}
+}
+
+// again gathers a row that was refused, a JSON object with the mirror's names.
+func (m *mirror) again(text []byte) error {
+	values, err := m.rowOf(text)
+	if err != nil {
+		return err
+	}
+	m.fold.upsert(m.fold.keyOf(values), values)
+	return nil
+}
+
+// rowOf reads a JSON object with the mirror's names.
+func (m *mirror) rowOf(text []byte) (row, error) {
+	values := make(row, len(m.Columns))
+	names := m.columnNames()
+	if err := eachField(text, func(name, value []byte) {
+		if i := slices.Index(names, string(name)); i >= 0 {
+			values[i] = value
+		}
+	}); err != nil {
+		return nil, fmt.Errorf("read a row of mirror %s: %w", m.Name, err)
+	}
+	return values, nil
+}
+
+// fillParked completes changes that do not carry all columns from the rows of the same keys that are set aside.
+func (m *mirror) fillParked(ctx context.Context, conn *pgx.Conn, pipeline string) error {
+	var changes []*change
+	var keys [][]byte
+	for _, c := range m.fold.order {
+		if c.row != nil && !c.row.complete() {
+			changes, keys = append(changes, c), append(keys, c.key)
+		}
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	rows, err := conn.Query(ctx, `SELECT k.n::int, p.row::text FROM jsonb_array_elements($3::jsonb) WITH ORDINALITY k(key, n)
+		JOIN walrill.parked p ON p.pipeline = $1 AND p.view = $2 AND p.key = k.key AND p.row IS NOT NULL`, pipeline, m.Name, string(array(keys)))
+	if err != nil {
+		return fmt.Errorf("read parked rows of mirror %s: %w", m.Name, err)
+	}
+	var n int
+	var text string
+	if _, err := pgx.ForEachRow(rows, []any{&n, &text}, func() error {
+		values, err := m.rowOf([]byte(text))
+		if err == nil {
+			changes[n-1].row.fill(values)
+		}
+		return err
+	}); err != nil {
+		return fmt.Errorf("read parked rows of mirror %s: %w", m.Name, err)
+	}
+	return nil
 }

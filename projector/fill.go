@@ -198,6 +198,11 @@ func (s *session) dropQueries(ctx context.Context, tx pgx.Tx, mirror string) err
 // registerViews notes the configured views, and stops those that are not configured any more.
 func (s *session) registerViews(ctx context.Context, tx pgx.Tx) error {
 	for _, name := range sortedKeys(s.wanted) {
+		if v := s.views[name]; v == nil || v.def == nil {
+			if err := free(ctx, tx, name, qualified(s.opts.Schema, name)); err != nil {
+				return err
+			}
+		}
 		var pipeline string
 		err := tx.QueryRow(ctx, `INSERT INTO walrill.views AS v (name, pipeline, schema, state) VALUES ($1, $2, $3, 'filling')
 			ON CONFLICT (name) DO UPDATE SET state = CASE v.state WHEN 'stopped' THEN 'filling' ELSE v.state END, error = '' RETURNING pipeline`,

@@ -21,7 +21,9 @@ func eachField(data []byte, f func(name, value []byte)) error {
 			return errObject
 		}
 		start := i
-		i = skipString(data, i)
+		if i = skipString(data, i); i < start+2 {
+			return errObject
+		}
 		name := data[start+1 : i-1]
 		if bytes.IndexByte(name, '\\') >= 0 {
 			var text string

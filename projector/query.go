@@ -124,8 +124,7 @@ func reshape(ctx context.Context, tx pgx.Tx, o *Options, name, table string, def
 		return err
 	}
 	if exists && old == nil {
-		return &SetupError{View: name, Problem: fmt.Sprintf("the view store has a table %s already, which walrill did not make", table),
-			Fix: "rename the view, choose another `views.schema`, or drop the table"}
+		return free(ctx, tx, name, table)
 	}
 	if !exists {
 		if err := tryExec(ctx, tx, "CREATE SCHEMA IF NOT EXISTS "+quoteIdent(o.Schema)); err != nil {
@@ -138,6 +137,17 @@ func reshape(ctx context.Context, tx pgx.Tx, o *Options, name, table string, def
 		return tryExec(ctx, tx, fmt.Sprintf("CREATE TABLE %s (%s, PRIMARY KEY (%s))", table, strings.Join(parts, ", "), list("%s", def.Key)))
 	}
 	return alter(ctx, tx, table, def, old)
+}
+
+// free makes sure that a view's name is not taken.
+func free(ctx context.Context, tx pgx.Tx, view, table string) error {
+	var exists bool
+	err := tx.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", table).Scan(&exists)
+	if err == nil && exists {
+		err = &SetupError{View: view, Problem: fmt.Sprintf("the view store has a table %s already, which walrill did not make", table),
+			Fix: "rename the view, choose another `views.schema`, or drop the table"}
+	}
+	return err
 }
 
 func tryExec(ctx context.Context, tx pgx.Tx, sql string) error {

@@ -44,7 +44,7 @@ func tokens(sql string) []token {
 		}
 		t := token{text: sql[start:i], start: start, end: i}
 		switch {
-		case c == '"':
+		case c == '"' && len(t.text) > 1:
 			t.ident = strings.ReplaceAll(t.text[1:len(t.text)-1], `""`, `"`)
 		case isWord(sql[start]) && (c < '0' || c > '9') && c != '\'' && !strings.HasSuffix(t.text, "'"):
 			t.ident = t.text

@@ -1,0 +1,60 @@
+package projector
+
+import (
+	"context"
+	"fmt"
+)
+
+// Explanation says what a view needs and how changes come to it.
+type Explanation struct {
+	View    string             `json:"view"`
+	Kind    string             `json:"kind"` // mirror or query
+	Key     []string           `json:"key"`
+	Columns []Column           `json:"columns"` // of the view; Name and As are the same
+	Tables  []TableExplanation `json:"tables"`
+}
+
+// TableExplanation is what a view needs of one table.
+type TableExplanation struct {
+	Name    string   `json:"name"` // as the query names it
+	Table   string   `json:"table"`
+	Stream  string   `json:"stream"`
+	Columns []string `json:"columns"`           // that are mirrored
+	Indexes []string `json:"indexes,omitempty"` // that walrill makes on the mirror, beside its key
+	Affects string   `json:"affects,omitempty"` // the SELECT over `changed` that gives the keys to recompute
+	Derived bool     `json:"derived"`           // affects is not from the configuration
+}
+
+// Explain plans a view of the options in the store and leaves nothing behind. Errors about the view are *SetupError.
+func Explain(ctx context.Context, o Options, view string) (Explanation, error) {
+	for i := range o.Views {
+		if o.Views[i].Name != view {
+			continue
+		}
+		o.Views = o.Views[i : i+1]
+		defs, err := o.plan(ctx)
+		if err != nil {
+			return Explanation{}, err
+		}
+		return explain(view, defs[view]), nil
+	}
+	return Explanation{}, fmt.Errorf("the configuration has no view %s", view)
+}
+
+func explain(view string, d *definition) Explanation {
+	e := Explanation{View: view, Kind: d.Kind, Key: d.Key}
+	for i, c := range d.Columns {
+		e.Columns = append(e.Columns, Column{Name: c, As: c, Type: d.Types[i]})
+	}
+	for i, m := range d.Mirrors {
+		t := TableExplanation{Name: m.Name, Table: m.Source, Stream: m.Stream, Indexes: m.Indexes}
+		for _, c := range m.Columns {
+			t.Columns = append(t.Columns, c.Name)
+		}
+		if d.Kind == "query" {
+			t.Affects, t.Derived = d.Affects[i].SQL, d.Affects[i].Derived
+		}
+		e.Tables = append(e.Tables, t)
+	}
+	return e
+}

@@ -19,9 +19,10 @@ type job struct {
 	rel    *change.Relation // as Prepare saw it
 	name   string
 	state  BackfillState
-	armed  *armed     // nil until the table was looked up
-	taken  [][]string // keys of the rows that are being read again
-	limit  int        // rows of the next chunk
+	armed  *armed        // nil until the table was looked up
+	taken  [][]string    // keys of the rows that are being read again
+	limit  int           // rows of the next chunk
+	delay  time.Duration // before a chunk is read again
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -139,15 +140,19 @@ func (j *job) attempt(ctx context.Context) error {
 	if err := j.begin(ctx, r); err != nil {
 		return err
 	}
+	var next *reading // read already, while the one before was published
 	for {
-		p, more, err := j.piece(ctx, r)
-		if err != nil {
-			return err
+		if next == nil {
+			p, more, err := j.piece(ctx, r)
+			if err != nil {
+				return err
+			}
+			if !more {
+				return j.finish(ctx)
+			}
+			next = j.read(ctx, r, p)
 		}
-		if !more {
-			return j.finish(ctx)
-		}
-		if err := j.chunk(ctx, r, p); err != nil {
+		if next, err = j.publish(ctx, r, next); err != nil {
 			return err
 		}
 	}
@@ -212,23 +217,16 @@ func (j *job) piece(ctx context.Context, r *tableReader) (piece, bool, error) {
 			return piece{}, false, err
 		}
 	}
-	next, err := r.target.choose(ctx, r.conn, &j.state)
-	if err != nil {
-		return piece{}, false, err
-	}
-	p := piece{part: next, after: j.state.After, limit: j.limit, bytes: chunkBytes}
-	if j.state.Rate > 0 {
-		p.limit = min(p.limit, j.state.Rate)
-	}
+	p, more, err := j.pieceAt(ctx, r, j.state.position(), j.limit)
 	switch {
-	case next != nil:
-		return p, true, nil
+	case err != nil || more:
+		return p, more, err
 	case len(keys) == 0 || flood:
 		return p, false, nil
 	}
 	keys = keys[:min(len(keys), rereadRows)]
 	j.b.core.take(j.armed, keys)
-	p.after, p.limit = nil, len(keys)
+	p.limit = len(keys)
 	for _, key := range keys {
 		p.keys = append(p.keys, keyTexts(key))
 	}
@@ -236,39 +234,111 @@ func (j *job) piece(ctx context.Context, r *tableReader) (piece, bool, error) {
 	return p, true, nil
 }
 
-// chunk reads a piece as often as it takes, and returns when its rows are durable and that is recorded.
-func (j *job) chunk(ctx context.Context, r *tableReader, p piece) error {
-	for delay := 20 * time.Millisecond; ; delay = min(2*delay, 2*time.Second) {
-		started := time.Now()
-		c, last, w, err := r.read(ctx, j.b.numbers.Add(1), p)
-		if err != nil {
-			return err
-		}
-		out := outcome{}
-		if w != nil {
-			if out, err = j.await(ctx, w); err != nil {
-				return err
-			}
-		}
-		if out.again == "" {
-			j.note(c, p, last, out)
-			if err := j.save(ctx); err != nil {
-				return err
-			}
-			return j.slowDown(ctx, len(c.rows), started)
-		}
-		j.b.log.Info("a chunk of the backfill is read again", "table", j.name, "reason", out.again)
-		if err := j.wait(ctx, out.again); err != nil {
-			return err
-		}
-		if p.keys == nil {
-			p.limit = max(min(p.limit, minChunkRows), p.limit/2)
-			j.limit = p.limit
-		}
-		if !pause(ctx, delay) {
-			return ctx.Err()
-		}
+// pieceAt is the piece of the table at a position; there is none when all is read.
+func (j *job) pieceAt(ctx context.Context, r *tableReader, at position, limit int) (piece, bool, error) {
+	part, err := r.target.choose(ctx, r.conn, &at)
+	if j.state.Rate > 0 {
+		limit = min(limit, j.state.Rate)
 	}
+	return piece{part: part, at: at, limit: limit, bytes: chunkBytes}, part != nil, err
+}
+
+// reading is a piece that was read.
+type reading struct {
+	piece   piece
+	chunk   *chunk
+	window  *window  // nil when there is nothing to publish
+	to      position // behind it
+	started time.Time
+	err     error
+}
+
+func (j *job) read(ctx context.Context, r *tableReader, p piece) *reading {
+	next := &reading{piece: p, to: p.at, started: time.Now()}
+	var last bool
+	if next.chunk, last, next.window, next.err = r.read(ctx, j.b.numbers.Add(1), p); next.err != nil {
+		return next
+	}
+	if next.chunk.next != nil {
+		next.to.after = next.chunk.next
+	}
+	if last && p.part != nil {
+		next.to = position{read: append(slices.Clone(next.to.read), p.part.oid)}
+	}
+	return next
+}
+
+// readAhead begins to read what follows, so that Postgres and Redis are both at work. The
+// function that it returns waits for that, and returns nil when there is nothing.
+func (j *job) readAhead(ctx context.Context, r *tableReader, now *reading) func() *reading {
+	if j.state.Rate > 0 || now.piece.keys != nil {
+		return func() *reading { return nil }
+	}
+	limit := j.limit
+	ahead := make(chan *reading, 1)
+	go func() {
+		p, more, err := j.pieceAt(ctx, r, now.to, limit)
+		switch {
+		case err != nil:
+			ahead <- &reading{err: err}
+		case more:
+			ahead <- j.read(ctx, r, p)
+		default:
+			ahead <- nil
+		}
+	}()
+	return func() *reading { return <-ahead }
+}
+
+// publish returns when the rows that were read are durable and that is recorded, with what was read meanwhile. When they must be
+// read again it returns that, or nil to begin where the state is.
+func (j *job) publish(ctx context.Context, r *tableReader, now *reading) (next *reading, err error) {
+	if now.err != nil {
+		return nil, now.err
+	}
+	ahead := j.readAhead(ctx, r, now)
+	out := outcome{}
+	if now.window != nil {
+		out, err = j.await(ctx, now.window)
+	}
+	if err == nil && out.again == "" {
+		j.note(now, out)
+		err = j.save(ctx)
+	}
+	next = ahead()
+	_, _, flood := j.b.core.movedKeys(j.armed)
+	if err == nil && out.again == "" && !flood {
+		return next, j.slowDown(ctx, len(now.chunk.rows), now.started)
+	}
+	if next != nil && next.window != nil {
+		j.b.core.drop(next.window)
+	}
+	if err != nil || out.again == "" {
+		return nil, err
+	}
+	return j.again(ctx, r, now.piece, out.again)
+}
+
+const (
+	firstAgain = 20 * time.Millisecond
+	lastAgain  = 2 * time.Second
+)
+
+// again prepares for reading a piece once more, a smaller one.
+func (j *job) again(ctx context.Context, r *tableReader, p piece, reason string) (next *reading, err error) {
+	j.b.log.Info("a chunk of the backfill is read again", "table", j.name, "reason", reason)
+	if err := j.wait(ctx, reason); err != nil {
+		return nil, err
+	}
+	j.delay = max(firstAgain, min(2*j.delay, lastAgain))
+	if !pause(ctx, j.delay) {
+		return nil, ctx.Err()
+	}
+	if p.keys != nil {
+		return j.read(ctx, r, p), nil
+	}
+	j.limit = max(min(p.limit, minChunkRows), p.limit/2)
+	return nil, nil
 }
 
 // wait records what the table has to wait for.
@@ -298,23 +368,17 @@ func (j *job) await(ctx context.Context, w *window) (outcome, error) {
 }
 
 // note takes a chunk that is durable into the state.
-func (j *job) note(c *chunk, p piece, last bool, out outcome) {
-	j.taken, j.state.Waits = nil, ""
+func (j *job) note(now *reading, out outcome) {
+	j.taken, j.state.Waits, j.delay = nil, "", 0
 	if out.end != 0 {
 		j.state.LSN = out.end.String()
 	}
-	if p.keys != nil {
+	if now.piece.keys != nil {
 		return
 	}
-	if c.next != nil {
-		j.state.After = c.next
-	}
-	if last {
-		j.state.Part, j.state.After = "", nil
-		j.state.Read = append(j.state.Read, p.part.oid)
-	}
-	j.state.Rows += int64(len(c.rows))
-	j.state.Bytes += int64(len(c.buf))
+	j.state.setPosition(now.to)
+	j.state.Rows += int64(len(now.chunk.rows))
+	j.state.Bytes += int64(len(now.chunk.buf))
 	j.limit = min(2*j.limit, j.b.source.opts.Backfill.ChunkRows)
 }
 

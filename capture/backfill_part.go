@@ -84,23 +84,23 @@ func (t *target) checkParts(ctx context.Context, conn *pgx.Conn) error {
 
 var errPartGone = errors.New("the partition that is read was detached or dropped")
 
-// choose returns the part to go on with, nil when all are read, and sets the state to it. A part that was rewritten is
-// read from its beginning, one that is not there any more is left.
-func (t *target) choose(ctx context.Context, conn *pgx.Conn, state *BackfillState) (*part, error) {
+// choose returns the part to go on with, nil when all are read, and sets the position to it. A part that was rewritten
+// is read from its beginning, one that is not there any more is left.
+func (t *target) choose(ctx context.Context, conn *pgx.Conn, at *position) (*part, error) {
 	parts, err := t.parts(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
 	i := -1
-	if state.Part != "" {
-		i = slices.IndexFunc(parts, func(p part) bool { return p.id(t) == state.Part })
+	if at.part != "" {
+		i = slices.IndexFunc(parts, func(p part) bool { return p.id(t) == at.part })
 	}
 	if i < 0 {
-		state.Part, state.After = "", nil
-		if i = slices.IndexFunc(parts, func(p part) bool { return !slices.Contains(state.Read, p.oid) }); i < 0 {
+		at.part, at.after = "", nil
+		if i = slices.IndexFunc(parts, func(p part) bool { return !slices.Contains(at.read, p.oid) }); i < 0 {
 			return nil, nil
 		}
-		state.Part = parts[i].id(t)
+		at.part = parts[i].id(t)
 	}
 	return &parts[i], nil
 }

@@ -30,7 +30,7 @@ type tableReader struct {
 // piece is what one chunk is to hold: rows after a key, or the rows with some keys.
 type piece struct {
 	part  *part      // whose rows; nil with keys
-	after []string   // the last key of the chunk before; nil: from the beginning
+	at    position   // the part, and the last key of the chunk before in it
 	keys  [][]string // if set, these rows
 	limit int
 	bytes int
@@ -158,8 +158,8 @@ func (r *tableReader) rows(ctx context.Context, c *chunk, p piece) (last bool, e
 	}
 	var conditions []string
 	var q params
-	if p.after != nil {
-		conditions = append(conditions, fmt.Sprintf("(%s) > %s", r.target.keyList(), q.row(p.after, r.target.keyTypes)))
+	if p.at.after != nil {
+		conditions = append(conditions, fmt.Sprintf("(%s) > %s", r.target.keyList(), q.row(p.at.after, r.target.keyTypes)))
 	}
 	if p.keys != nil {
 		rows := make([]string, len(p.keys))
@@ -191,9 +191,9 @@ const (
 // a condition of the user's may have Postgres take an index, and a cursor may end in the middle.
 func (r *tableReader) rowsByTID(ctx context.Context, c *chunk, p piece) (last bool, err error) {
 	block, offset := int64(0), 0
-	if p.after != nil {
-		if _, err := fmt.Sscanf(p.after[0], "(%d,%d)", &block, &offset); err != nil {
-			return false, fmt.Errorf("position %q in table %s: %w", p.after[0], r.target, err)
+	if p.at.after != nil {
+		if _, err := fmt.Sscanf(p.at.after[0], "(%d,%d)", &block, &offset); err != nil {
+			return false, fmt.Errorf("position %q in table %s: %w", p.at.after[0], r.target, err)
 		}
 	}
 	r.span = max(1, min(cmp.Or(r.span, firstSpan), maxSpan))

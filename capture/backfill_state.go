@@ -39,7 +39,18 @@ const (
 )
 
 // restart forgets where reading was: the table is read from its beginning.
-func (s *BackfillState) restart() { s.Part, s.After, s.Read = "", nil, nil }
+func (s *BackfillState) restart() { s.setPosition(position{}) }
+
+// position is where reading is.
+type position struct {
+	part  string
+	after []string
+	read  []uint32
+}
+
+func (s *BackfillState) position() position { return position{s.Part, s.After, s.Read} }
+
+func (s *BackfillState) setPosition(p position) { s.Part, s.After, s.Read = p.part, p.after, p.read }
 
 func (s *BackfillState) unfinished() bool {
 	return s.State == BackfillWaiting || s.State == BackfillRunning

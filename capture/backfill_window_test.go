@@ -279,3 +279,32 @@ func TestSnapshotEdges(t *testing.T) {
 		}
 	}
 }
+
+// A delivered transaction is remembered until the snapshots of all chunks to come see it, also of one whose low is on its way
+// with an older snapshot than another's; and only for the tables that it changed.
+func TestWindowRemembersDelivered(t *testing.T) {
+	b := newWindowBench(t, "k")
+	b.tx(change.Change{Op: change.Insert, Relation: b.rel, New: text("2", "x")}) // transaction 50
+	b.tx(change.Change{Op: change.Message, Prefix: "another"})
+	old := b.core.register(b.t1, 1, snapshot{xmin: 50, xmax: 60, running: []uint64{50}})
+	t2 := b.core.arm(2, []string{"k"}, nil)
+	fresh := b.core.register(t2, 2, snapshot{xmin: 60, xmax: 60})
+	b.core.low(fresh)
+	if len(b.core.delivered) != 1 || len(fresh.before) != 0 {
+		t.Errorf("%v is remembered, the other table's chunk minds %v", b.core.delivered, fresh.before)
+	}
+	b.core.low(old)
+	if !slices.Equal(old.before, []uint32{50}) {
+		t.Errorf("the chunk minds %v", old.before)
+	}
+	b.core.forgetSeen(snapshot{xmin: 60, xmax: 60})
+	if len(b.core.delivered) != 0 {
+		t.Errorf("%v is remembered though everybody sees it", b.core.delivered)
+	}
+	b.core.drop(fresh)
+	b.core.delivered[51] = []uint32{2}
+	b.core.low(b.core.register(t2, 3, snapshot{xmin: 60, xmax: 60}))
+	if len(b.core.delivered) != 0 {
+		t.Errorf("%v is remembered behind a low that sees it", b.core.delivered)
+	}
+}

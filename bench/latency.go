@@ -42,7 +42,7 @@ func measureLatency(ctx context.Context, b *bed, o options) (l latency, err erro
 	if err := b.exec(ctx, `TRUNCATE accounts`, `SELECT pg_create_logical_replication_slot('bench_latency', 'pgoutput')`); err != nil {
 		return l, err
 	}
-	cmd, err := b.walrill(o.binary)("bench_latency", "")
+	cmd, err := b.walrill(o.binary, "{}")("bench_latency", "")
 	if err != nil {
 		return l, err
 	}

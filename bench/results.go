@@ -45,7 +45,7 @@ func (r *results) print(w io.Writer) {
 	fmt.Fprintln(w, "| shape | runner | k units/s | client CPU s per 1M | walsender CPU s per 1M | Redis CPU s per 1M | peak RSS MB |")
 	fmt.Fprintln(w, "| --- | --- | --- | --- | --- | --- | --- |")
 	for _, s := range r.shapes {
-		for _, name := range []string{limitName, ordinaryName, walrillName} {
+		for _, name := range []string{limitName, ordinaryName, walrillName, rulesName} {
 			ms := r.runs[s.name][name]
 			fmt.Fprintf(w, "| %s | %s | %.0f | %.1f | %.1f | %.1f | %.1f |\n", s.name, name,
 				median(ms, measure.rate)/1000,
@@ -59,9 +59,10 @@ func (r *results) print(w io.Writer) {
 	floors := map[string][2]string{"A": {"≥ 1.0", "≥ 1.3"}, "B": {"≥ 1.5", "≥ 2.5"}}
 	for _, s := range r.shapes {
 		fmt.Fprintf(w, "| drain, shape %s, to pg_recvlogical | %s | %s | %s |\n", s.name, floors[s.name][0], floors[s.name][1],
-			r.ratio(s.name, limitName, measure.rate))
-		fmt.Fprintf(w, "| client CPU per unit, shape %s, to ordinary Go | ≤ 0.5 | ≤ 0.25 | %s |\n", s.name,
-			r.ratio(s.name, ordinaryName, func(m measure) float64 { return m.perMillion(m.client) }))
+			r.ratio(s.name, walrillName, limitName, measure.rate))
+		cpu := func(m measure) float64 { return m.perMillion(m.client) }
+		fmt.Fprintf(w, "| client CPU per unit, shape %s, to ordinary Go | ≤ 0.5 | ≤ 0.25 | %s |\n", s.name, r.ratio(s.name, walrillName, ordinaryName, cpu))
+		fmt.Fprintf(w, "| client CPU per unit, shape %s, four rules to none | ≤ 2.0 | | %s |\n", s.name, r.ratio(s.name, rulesName, walrillName, cpu))
 	}
 	fmt.Fprintf(w, "| backfill, to the slower of COPY and a bare pipeline | ≥ 0.7 | | %s |\n", r.fillRatio())
 	if len(r.shapes) == 0 {
@@ -72,11 +73,11 @@ func (r *results) print(w io.Writer) {
 		r.latency.p50.Round(10*time.Microsecond), r.latency.p99.Round(10*time.Microsecond), r.latency.max.Round(10*time.Microsecond))
 }
 
-// ratio compares walrill with another runner round by round, so that a machine whose speed drifts
+// ratio compares a runner with another round by round, so that a machine whose speed drifts
 // does not matter, and gives the median and the extremes.
-func (r *results) ratio(shape, other string, figure func(measure) float64) string {
+func (r *results) ratio(shape, name, other string, figure func(measure) float64) string {
 	var ratios []float64
-	for i, m := range r.runs[shape][walrillName] {
+	for i, m := range r.runs[shape][name] {
 		ratios = append(ratios, figure(m)/figure(r.runs[shape][other][i]))
 	}
 	return spread(ratios)

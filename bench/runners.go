@@ -30,13 +30,15 @@ const (
 	limitName    = "pg_recvlogical"
 	ordinaryName = "ordinary Go"
 	walrillName  = "walrill"
+	rulesName    = "walrill, 4 rules"
 )
 
 func runners(b *bed, o options) []runner {
 	return []runner{
 		{name: limitName, command: b.pgRecvlogical},
 		{name: ordinaryName, command: b.ordinary},
-		{name: walrillName, command: b.walrill(o.binary), reached: b.watermarkReached},
+		{name: walrillName, command: b.walrill(o.binary, "{}"), reached: b.watermarkReached},
+		{name: rulesName, command: b.walrill(o.binary, rules), reached: b.watermarkReached},
 	}
 }
 
@@ -53,11 +55,23 @@ func (b *bed) ordinary(slot, end string) (*exec.Cmd, error) {
 
 const pipelineName = "bench"
 
-func (b *bed) walrill(binary string) func(slot, end string) (*exec.Cmd, error) {
+// rules are four, one of which matches, with a payload of six expressions.
+const rules = `
+      events:
+        - {type: account.closed, on: [insert, update], when: new.status == "closed" || new.status == "deleted"}
+        - {type: account.empty, on: [insert, update], when: new.balance == 0}
+        - type: account.changed
+          on: [insert, update]
+          when: new.balance > 0 && new.status in ["open", "dormant"]
+          data: {account: new.id, owner: upper(new.owner), balance: new.balance, fee: new.balance * 0.01, at: new.updated_at, note: new.note}
+        - {type: account.other, on: [insert, update], otherwise: true}`
+
+// walrill is the program with what the file says of the table.
+func (b *bed) walrill(binary, table string) func(slot, end string) (*exec.Cmd, error) {
 	return func(slot, _ string) (*exec.Cmd, error) {
 		file := filepath.Join(b.dir, slot+".yaml")
-		text := fmt.Sprintf("pipeline: %s\nsource: {url: %q, slot: %s, publication: %s, backfill: never}\nsink: {url: %q}\nstreams:\n  accounts: {tables: {public.accounts: {}}}\n",
-			pipelineName, b.pg.URL(database), slot, publication, b.redis.URL())
+		text := fmt.Sprintf("pipeline: %s\nsource: {url: %q, slot: %s, publication: %s, backfill: never}\nsink: {url: %q}\nstreams:\n  accounts:\n   tables:\n    public.accounts: %s\n",
+			pipelineName, b.pg.URL(database), slot, publication, b.redis.URL(), table)
 		return exec.Command(binary, "run", "-c", file, "--http", "", "--log-level", "warn"), os.WriteFile(file, []byte(text), 0o600)
 	}
 }

@@ -291,15 +291,26 @@ func (c *compiler) equality(n *ast.BinaryNode) condFunc {
 			}
 		}
 		if other := c.column(right); other != nil && c.comparable(column, other) {
-			e := c.expr.Expr
-			return func(r *row) bool {
-				a, b := r.column(e, column), r.column(e, other)
-				return a.Kind == b.Kind && bytes.Equal(a.Data, b.Data)
-			}
+			return c.sameText(column, other)
 		}
 	}
 	a, b := c.value(left), c.value(right)
 	return func(r *row) bool { return equal(a(r), b(r)) }
+}
+
+// sameText compares two columns by their texts, and numerics, which may be printed in several ways, also by value.
+func (c *compiler) sameText(column, other *ref) condFunc {
+	e, decimals := c.expr.Expr, c.kindOf(column) == kindDecimal
+	return func(r *row) bool {
+		a, b := r.column(e, column), r.column(e, other)
+		switch {
+		case a.Kind != b.Kind:
+			return false
+		case bytes.Equal(a.Data, b.Data):
+			return true
+		}
+		return decimals && !notFinite(a.Data) && !notFinite(b.Data) && compareDecimals(a.Data, b.Data) == 0
+	}
 }
 
 func (c *compiler) isNull(node ast.Node) condFunc {
@@ -342,13 +353,13 @@ func (c *compiler) isPlain(column *ref) bool {
 	return t == nil || t.Shape == change.ShapeText
 }
 
-// comparable reports whether two columns are equal just when their texts are.
+// comparable reports whether sameText will do for two columns.
 func (c *compiler) comparable(a, b *ref) bool {
 	k := c.kindOf(a)
 	if k != c.kindOf(b) {
 		return false
 	}
-	return k == kindInt || k == kindBool || k == kindText && (a.column == b.column || c.isPlain(a) && c.isPlain(b))
+	return k == kindInt || k == kindBool || k == kindDecimal || k == kindText && (a.column == b.column || c.isPlain(a) && c.isPlain(b))
 }
 
 // in compiles `a in b`.

@@ -91,45 +91,41 @@ func (c *ruleCompiler) wholeRow(s *scope, ops opSet, e *Expr) (side, bool) {
 	return side, ok
 }
 
-// appendPayload appends data for the row.
-func (m *Mapper) appendPayload(r *route, p *payload) error {
+// append appends data for the row. What cannot be written is the row's failure.
+func (p *payload) append(dst []byte, r *row, s *shape) ([]byte, error) {
+	var err error
 	for i := range p.parts {
 		part := &p.parts[i]
-		m.buf = append(m.buf, part.before...)
-		var err error
+		dst = append(dst, part.before...)
 		switch {
 		case part.column != nil:
-			v := m.row.column(part.expr, part.column)
+			v := r.column(part.expr, part.column)
 			if v.Kind == change.Null {
-				m.buf = append(m.buf, "null"...)
-				break
-			}
-			if m.buf, err = part.append(m.buf, v.Data); err != nil {
-				return valueError(m.row.rel, part.column.column, err)
+				dst = append(dst, "null"...)
+			} else if dst, err = part.append(dst, v.Data); err != nil {
+				return dst, valueError(r.rel, part.column.column, err)
 			}
 		case part.row != nil:
-			if err = m.appendWhole(r, *part.row); err != nil {
-				return err
+			if dst, err = r.appendWhole(dst, *part.row, s); err != nil {
+				return dst, err
 			}
 		default:
-			if m.buf, err = appendValue(m.buf, part.value(&m.row)); err != nil {
-				m.row.fail(part.expr, 0, "the result is not JSON", "")
+			if dst, err = appendValue(dst, part.value(r)); err != nil {
+				r.fail(part.expr, 0, "the result is not JSON", "")
 			}
 		}
 	}
-	m.buf = append(m.buf, p.tail...)
-	return nil
+	return append(dst, p.tail...), nil
 }
 
-func (m *Mapper) appendWhole(r *route, which side) (err error) {
-	values, before := m.row.new, m.row.before
+// appendWhole appends a whole row, null when there is none.
+func (r *row) appendWhole(dst []byte, which side, s *shape) ([]byte, error) {
+	values, before := r.new, r.before
 	if which == oldRow {
-		values, before = m.row.old, nil
+		values, before = r.old, nil
 	}
 	if values == nil {
-		m.buf = append(m.buf, "null"...)
-		return nil
+		return append(dst, "null"...), nil
 	}
-	m.buf, err = r.shape.appendRow(m.buf, values, before)
-	return err
+	return s.appendRow(dst, values, before)
 }

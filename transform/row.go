@@ -74,14 +74,26 @@ func (r *row) fail(e *Expr, at int, problem, fix string) value {
 	return value{}
 }
 
-var null = change.Value{Kind: change.Null}
+var null, absent = change.Value{Kind: change.Null}, change.Value{Kind: change.Absent}
 
 // column is a column's value as Postgres sent it. It is NULL when there is no
 // such row, and when it is not known, which is a failure.
 func (r *row) column(e *Expr, c *ref) *change.Value {
-	var v *change.Value
+	values := r.new
+	if c.side == oldRow {
+		values = r.old
+	}
+	if values != nil && (values[c.column].Kind == change.Text || values[c.column].Kind == change.Null) {
+		return &values[c.column]
+	}
+	return r.missing(e, c)
+}
+
+// missing looks for a value that its row does not have.
+func (r *row) missing(e *Expr, c *ref) *change.Value {
+	v := &absent
 	switch {
-	case c.side == newRow && r.new == nil:
+	case c.side == newRow && r.new == nil, c.side == oldRow && r.old == nil && r.op != change.Update:
 		return &null
 	case c.side == newRow:
 		if v = &r.new[c.column]; v.Kind == change.Unchanged && r.before != nil {
@@ -89,12 +101,8 @@ func (r *row) column(e *Expr, c *ref) *change.Value {
 		}
 	case r.old != nil:
 		v = &r.old[c.column]
-	case r.op != change.Update:
-		return &null
 	case r.rel.Columns[c.column].Key:
 		v = &r.new[c.column] // an update that left the identity alone
-	default:
-		v = &change.Value{Kind: change.Absent}
 	}
 	if v.Kind == change.Text || v.Kind == change.Null {
 		return v

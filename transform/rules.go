@@ -30,20 +30,25 @@ type opSet uint8
 func opsOf(ops ...change.Op) opSet {
 	var s opSet
 	for _, op := range ops {
-		switch op {
-		case change.Insert:
-			s |= 1
-		case change.Update:
-			s |= 2
-		case change.Delete:
-			s |= 4
-		case change.Truncate:
-			s |= 8
-		case change.Read:
-			s |= 16
-		}
+		s |= opSetOf(op)
 	}
 	return s
+}
+
+func opSetOf(op change.Op) opSet {
+	switch op {
+	case change.Insert:
+		return 1
+	case change.Update:
+		return 2
+	case change.Delete:
+		return 4
+	case change.Truncate:
+		return 8
+	case change.Read:
+		return 16
+	}
+	return 0
 }
 
 func (s opSet) has(ops opSet) bool { return s&ops != 0 }
@@ -157,7 +162,7 @@ var opsOfUpdate = opsOf(change.Update, change.Insert, change.Delete)
 // ruleEvents makes the events of the rules that match what m.row was set to.
 // key is nil when it is not known yet.
 func (m *Mapper) ruleEvents(t *table, r *route, key []byte) error {
-	ops, emitted := opsOf(m.row.op), false
+	ops, emitted := opSetOf(m.row.op), false
 	if !r.rules.ops.has(ops) {
 		return nil
 	}
@@ -238,9 +243,9 @@ func (m *Mapper) wholeRow(r *route, values []change.Value) (data, old []byte, er
 	return data, old, err
 }
 
-func (m *Mapper) payload(t *table, r *route, rule *compiledRule, key []byte) ([]byte, error) {
+func (m *Mapper) payload(t *table, r *route, rule *compiledRule, key []byte) (_ []byte, err error) {
 	start := len(m.buf)
-	if err := m.appendPayload(r, rule.data); err != nil {
+	if m.buf, err = rule.data.append(m.buf, &m.row, r.shape); err != nil {
 		return nil, err
 	}
 	if m.row.failed == nil && m.buf[start] != '{' {

@@ -204,28 +204,28 @@ func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 	defer b.status.detach()
 	// Redis first: a slot that nobody can stream from makes Postgres keep WAL for nothing.
 	if err := s.connect(ctx); err != nil {
-		return false, err
+		return false, beforehand(ctx, err)
 	}
 	source, err := b.opts.Prepare(ctx, s.origin())
 	if err != nil {
-		return false, err
+		return false, beforehand(ctx, err)
 	}
 	stream, waited, err := b.acquire(ctx)
 	if err != nil {
-		return false, err
+		return false, beforehand(ctx, err)
 	}
 	if waited {
 		// Who had the slot may have gone on for days: what Prepare found is old.
 		if source, err = b.opts.Prepare(ctx, s.origin()); err != nil {
 			stream.Abort()
-			return false, err
+			return false, beforehand(ctx, err)
 		}
 	}
 	s.source, s.stream = source, stream
 	// The publisher outlives ctx, so that it can finish what is in flight.
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	if err = s.start(ctx, background); err == nil {
+	if err = beforehand(ctx, s.start(ctx, background)); err == nil {
 		err = s.run(ctx)
 	}
 	progressed = s.told > stream.Start()
@@ -237,6 +237,15 @@ func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 		b.opts.Log.Warn("Postgres did not take the last position; what it repeats is not published twice", "error", err)
 	}
 	return progressed, nil
+}
+
+// beforehand is an error from before anything was streamed. When ctx has ended, whatever was broken off, in whatever words, is
+// of no account.
+func beforehand(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil && !isPermanent(err) {
+		return ctx.Err()
+	}
+	return err
 }
 
 // acquire opens the stream, as a standby for as long as another instance has the slot.

@@ -268,6 +268,19 @@ type staleError struct{}
 func (staleError) Error() string { return "more attributes than known" }
 func (staleError) Stale() bool   { return true }
 
+// Ended before anything was streamed, it has stopped as it was told, whatever the statement that was cancelled says.
+func TestRunEndedBeforeStreaming(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	o := options(nil, &fakePublisher{})
+	o.Prepare = func(context.Context, Known) (Source, error) {
+		cancel()
+		return Source{}, errors.New("canceling statement due to user request")
+	}
+	if err := New(o).Run(ctx); err != nil {
+		t.Errorf("ended with %v", err)
+	}
+}
+
 // failingMapper fails at the nth change.
 type failingMapper struct {
 	fakeMapper

@@ -74,6 +74,7 @@ type Known struct {
 	System   string
 	Timeline int32
 	Complete change.LSN // what committed before is in the streams; 0 when they have not begun
+	Repair   string     // of the last repair of a lost slot
 }
 
 // Options join the parts.
@@ -82,6 +83,8 @@ type Options struct {
 	// streams come from, if that is known.
 	Prepare func(context.Context, Known) (Source, error)
 	Open    func(context.Context) (Stream, error)
+	// BeginRepair begins to repair a slot that is lost; nil when that ends the process instead.
+	BeginRepair func(context.Context) (Repair, error)
 	// MarkUsed notes in Postgres that the slot is streamed from; it is called once a session.
 	MarkUsed func(context.Context) error
 	// Lost says that entries behind this position may be gone from the streams, though not from all of them. What is
@@ -170,6 +173,13 @@ func (b *Bridge) Run(ctx context.Context) error {
 		case isPermanent(err) || ctx.Err() != nil:
 			b.status.enter(StateFailed, err)
 			return err
+		case isStandby(err):
+			b.status.enter(StateStandby, err)
+			delay = firstRetry
+			if !sleep(ctx, jitter(standbyPoll)) {
+				return nil
+			}
+			continue
 		case isRecovery(err):
 			if b.status.enter(StateInRecovery, err) {
 				b.opts.Log.Info("Postgres is a standby: waiting for a primary", "reason", err)
@@ -206,7 +216,8 @@ func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 	if err := s.connect(ctx); err != nil {
 		return false, beforehand(ctx, err)
 	}
-	source, err := b.opts.Prepare(ctx, s.origin())
+	defer s.unlock()
+	source, err := s.prepare(ctx)
 	if err != nil {
 		return false, beforehand(ctx, err)
 	}
@@ -214,14 +225,15 @@ func (b *Bridge) session(ctx context.Context) (progressed bool, err error) {
 	if err != nil {
 		return false, beforehand(ctx, err)
 	}
+	s.stream = stream
 	if waited {
 		// Who had the slot may have gone on for days: what Prepare found is old.
-		if source, err = b.opts.Prepare(ctx, s.origin()); err != nil {
+		if source, err = s.again(ctx); err != nil {
 			stream.Abort()
 			return false, beforehand(ctx, err)
 		}
 	}
-	s.source, s.stream = source, stream
+	s.source = source
 	// The publisher outlives ctx, so that it can finish what is in flight.
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -246,6 +258,14 @@ func beforehand(ctx context.Context, err error) error {
 		return ctx.Err()
 	}
 	return err
+}
+
+// again is what Prepare finds after a wait.
+func (s *session) again(ctx context.Context) (source Source, err error) {
+	if err := s.meanwhile(ctx, func(ctx context.Context) (err error) { s.meta, s.top, err = s.pub.Connect(ctx); return err }); err != nil {
+		return source, err
+	}
+	return s.bridge.opts.Prepare(ctx, s.origin())
 }
 
 // acquire opens the stream, as a standby for as long as another instance has the slot.

@@ -33,6 +33,7 @@ func CheckLineage(meta event.Meta, watermark uint64, source Source, start change
 	if watermark == 0 {
 		epoch = meta.Epoch
 	}
+	branched := checkTimeline(meta, change.LSN(top), source)
 	switch {
 	case meta.System != source.SystemID:
 		return meta, fatalf("this is another Postgres: the streams in Redis come from system %s, source.url leads to system %s\n"+
@@ -41,15 +42,13 @@ func CheckLineage(meta event.Meta, watermark uint64, source Source, start change
 		return meta, fatalf("the streams are in epoch %d but :meta says %d\n  fix: run `walrill adopt`", epoch, meta.Epoch)
 	case epoch < meta.Epoch, watermark == 0 && !meta.Begun():
 		// Adopted, or never begun: it starts wherever the slot stands.
+	case branched != nil:
+		return meta, branched
+	case meta.RepairFrom != 0:
+		// The gap is known: the tables are emptied behind it, and read again.
 	case source.SlotCreated:
 		return meta, fatalf("the slot was gone and has been made anew at %s: changes since %s are not in the streams\n"+
 			"  fix: run `walrill adopt` to go on from here with that gap, in a new epoch", start, change.LSN(top))
-	case meta.Timeline != source.Timeline && source.History[meta.Timeline] == 0:
-		return meta, fatalf("the streams come from timeline %d of this system, and the server that source.url leads to is on timeline %d, which does not come from there: it is an old primary, or was restored from an older backup\n"+
-			"  fix: correct source.url, or run `walrill adopt` to let this server continue the streams in a new epoch", meta.Timeline, source.Timeline)
-	case meta.Timeline != source.Timeline && source.History[meta.Timeline] < change.LSN(top):
-		return meta, fatalf("Postgres is on timeline %d now, which left timeline %d at %s, and the streams are complete up to %s: they may have changes that the new primary lacks, and what it writes would collide with them\n"+
-			"  fix: run `walrill adopt` to accept its history from %[3]s on, in a new epoch", source.Timeline, meta.Timeline, source.History[meta.Timeline], change.LSN(top))
 	case start > change.LSN(top):
 		return meta, fatalf("Redis has lost entries, or the slot was moved or made anew: Postgres sends what comes after %s only, and the streams are complete up to %s\n"+
 			"  fix: restore Redis, or run `walrill adopt` to go on from here with that gap, in a new epoch", start, change.LSN(top))
@@ -78,6 +77,22 @@ func CheckStream(meta event.Meta, stream *event.Stream, top event.Position) erro
 	if epoch, _ := event.SplitClock(top.Commit); !ours && !top.IsZero() && epoch == meta.Epoch {
 		return fatalf("stream %s has entries already, up to %s, and they are not of this pipeline\n"+
 			"  fix: choose another name for the stream, or delete it when nobody needs it (redis-cli DEL %s)", stream.Name, top.ID(), strings.Join(stream.Keys, " "))
+	}
+	return nil
+}
+
+// checkTimeline decides whether the streams, which are complete up to top, are a part of this server's history.
+func checkTimeline(meta event.Meta, top change.LSN, source Source) error {
+	left, through := source.History[meta.Timeline]
+	switch {
+	case meta.Timeline == source.Timeline:
+		return nil
+	case !through:
+		return fatalf("the streams come from timeline %d of this system, and the server that source.url leads to is on timeline %d, which does not come from there: it is an old primary, or was restored from an older backup\n"+
+			"  fix: correct source.url, or run `walrill adopt` to let this server continue the streams in a new epoch", meta.Timeline, source.Timeline)
+	case left < top:
+		return fatalf("Postgres is on timeline %d now, which left timeline %d at %s, and the streams are complete up to %s: they may have changes that the new primary lacks, and what it writes would collide with them\n"+
+			"  fix: run `walrill adopt` to accept its history from %[3]s on, in a new epoch", source.Timeline, meta.Timeline, left, top)
 	}
 	return nil
 }

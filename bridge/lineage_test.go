@@ -12,6 +12,7 @@ func TestCheckLineage(t *testing.T) {
 	registered := event.Meta{System: "7", Timeline: 1}
 	ours := event.Meta{System: "7", Timeline: 1, Baseline: 400}
 	adopted := event.Meta{System: "7", Timeline: 1, Epoch: 1, Baseline: 400}
+	repairing := event.Meta{System: "7", Timeline: 1, Baseline: 400, Repair: "x", RepairFrom: 500}
 	begun := event.Meta{System: "7", Timeline: 1, Epoch: 1, Baseline: event.Clock(1, 700)}
 	for _, c := range []struct {
 		what      string
@@ -47,6 +48,9 @@ func TestCheckLineage(t *testing.T) {
 		{"adopted, begun, and the watermarks lost again", begun, 0, Source{SystemID: "7", Timeline: 1}, 900, "lost entries", 0},
 		{"adopted, going on", begun, event.Clock(1, 800), Source{SystemID: "7", Timeline: 1}, 800, "", 1},
 		{"adopted, and lost since", begun, event.Clock(1, 800), Source{SystemID: "7", Timeline: 1}, 900, "lost entries", 0},
+		{"a lost slot is being repaired", repairing, 500, Source{SystemID: "7", Timeline: 1}, 900, "", 1},
+		{"repaired on a server that was promoted behind the streams", repairing, 500, Source{SystemID: "7", Timeline: 2, History: map[int32]change.LSN{1: 600}}, 900, "", 2},
+		{"repaired on a server that lacks what the streams have", repairing, 500, Source{SystemID: "7", Timeline: 2, History: map[int32]change.LSN{1: 400}}, 900, "left timeline 1 at 0/190", 0},
 		{":meta went back to before the adoption", ours, event.Clock(1, 800), Source{SystemID: "7", Timeline: 1}, 800, "epoch 1", 0},
 	} {
 		meta, err := CheckLineage(c.meta, c.watermark, c.source, c.start)

@@ -31,6 +31,8 @@ type session struct {
 	skipping bool       // the present transaction is one of them
 	inside   bool       // of a transaction
 	commit   change.LSN // of the present transaction
+	lock     Repair     // this instance repairs, or has just repaired
+	repaired bool       // the slot was made anew for streams that it leaves a gap in
 	// left is where the timeline was left that the streams come from, 0 when it goes on.
 	left change.LSN
 
@@ -59,7 +61,7 @@ func (s *session) connect(ctx context.Context) (err error) {
 
 // origin is what Redis knows of the Postgres that the streams come from.
 func (s *session) origin() Known {
-	known := Known{System: s.meta.System, Timeline: s.meta.Timeline}
+	known := Known{System: s.meta.System, Timeline: s.meta.Timeline, Repair: s.meta.Repair}
 	if epoch, lsn := event.SplitClock(s.top); epoch == s.meta.Epoch && s.meta.Begun() {
 		known.Complete = change.LSN(lsn)
 	}
@@ -73,6 +75,9 @@ func (s *session) start(ctx, background context.Context) error {
 	var watermark uint64
 	if err := s.meanwhile(ctx, func(ctx context.Context) (err error) { s.meta, watermark, err = s.pub.Connect(ctx); return err }); err != nil {
 		return err
+	}
+	if s.meta.RepairFrom != 0 && !s.repaired {
+		return errors.New("another instance repairs the slot")
 	}
 	s.source.SlotUsed = s.source.SlotUsed || s.bridge.begun
 	if s.meta.IsZero() && !s.source.SlotCreated && !s.source.SlotUsed {
@@ -117,6 +122,7 @@ func (s *session) start(ctx, background context.Context) error {
 	if err := s.baseline(ctx); err != nil {
 		return err
 	}
+	s.unlock()
 	s.bridge.begun = true
 	if err := s.meanwhile(ctx, s.bridge.opts.MarkUsed); err != nil {
 		return err
@@ -149,10 +155,13 @@ func (s *session) baseline(ctx context.Context) error {
 			return err
 		}
 	}
-	if s.meta.Begun() {
+	if s.meta.Begun() && s.meta.RepairFrom == 0 {
 		return nil
 	}
-	s.meta.Baseline = start
+	if !s.meta.Begun() {
+		s.meta.Baseline = start
+	}
+	s.meta.RepairFrom = 0
 	return s.saveMeta(ctx)
 }
 

@@ -16,6 +16,7 @@ const (
 	StateStreaming  State = "streaming"
 	StateRetrying   State = "retrying"    // Postgres cannot be reached, or the connection broke
 	StateInRecovery State = "in_recovery" // Postgres is a standby: it is waited for a primary
+	StateRepairing  State = "repairing"   // a lost slot is made anew; it streams soon
 	StateSlotLost   State = "slot_lost"   // changes are missing from the streams and Postgres cannot send them again
 	StateStopping   State = "stopping"
 	StateStopped    State = "stopped"

@@ -14,11 +14,11 @@ import (
 // planBackfills records which tables are new to the pipeline: all of them when there
 // is no slot yet, otherwise those that are not in the publication. It comes before either is changed, so that a crash in
 // between forgets nothing.
-func (s *Source) planBackfills(ctx context.Context, conn *pgx.Conn, tables []table) error {
+func (s *Source) planBackfills(ctx context.Context, conn *pgx.Conn, tables []table, known Known) error {
 	if s.opts.Backfill.Store == nil || !s.opts.Backfill.Initial {
 		return nil
 	}
-	fresh, err := s.newTables(ctx, conn, tables)
+	fresh, err := s.newTables(ctx, conn, tables, known)
 	if err != nil || len(fresh) == 0 {
 		return err
 	}
@@ -55,12 +55,12 @@ func (s *Source) replan(table string) {
 }
 
 // newTables are those that are new. When a slot that was in use is gone, there is a gap, which is not ours to fill unasked.
-func (s *Source) newTables(ctx context.Context, conn *pgx.Conn, tables []table) ([]table, error) {
+func (s *Source) newTables(ctx context.Context, conn *pgx.Conn, tables []table, known Known) ([]table, error) {
 	pub, err := s.readPublication(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := readSlot(ctx, conn, s.opts.Slot); errors.Is(err, ErrNoSlot) && pub.comment != s.usedMark() {
+	if _, err := readSlot(ctx, conn, s.opts.Slot); errors.Is(err, ErrNoSlot) && pub.comment != s.usedMark() && known.Complete == 0 {
 		return tables, nil
 	} else if err != nil && !errors.Is(err, ErrNoSlot) || pub.allTables {
 		return nil, err

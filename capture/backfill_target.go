@@ -47,6 +47,15 @@ func (t *target) keyList() string {
 
 // readTarget looks a table up. Its error is a *SetupError when the table cannot be backfilled as it is.
 func (s *Source) readTarget(ctx context.Context, conn *pgx.Conn, namespace, name string) (*target, error) {
+	t, err := s.findTarget(ctx, conn, namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	return t, t.readKey(ctx, conn)
+}
+
+// findTarget is readTarget without the key. Its error is a *SetupError when the table is not there or not published.
+func (s *Source) findTarget(ctx context.Context, conn *pgx.Conn, namespace, name string) (*target, error) {
 	t := &target{namespace: namespace, name: name}
 	var identity string
 	err := conn.QueryRow(ctx, `
@@ -66,7 +75,7 @@ func (s *Source) readTarget(ctx context.Context, conn *pgx.Conn, namespace, name
 		return nil, err
 	}
 	t.identity = change.Identity(identity[0])
-	return t, t.readKey(ctx, conn)
+	return t, nil
 }
 
 // readPublished reads which rows and columns of the table the publication has.

@@ -15,8 +15,11 @@ import (
 type decoder struct {
 	relations map[uint32]*change.Relation
 	describe  func(rel *change.Relation, types []columnType) error
-	tx        change.Tx
-	inTx      bool
+	// emptied returns the table that a message of a repair is about, nil when it is none of ours.
+	repairs string // prefix of those messages
+	emptied func(content []byte) (*change.Relation, error)
+	tx      change.Tx
+	inTx    bool
 
 	changes []change.Change // reused; a truncate of several tables is several changes
 	new     []change.Value  // reused
@@ -177,6 +180,14 @@ func (d *decoder) message(r *reader, item *change.Item) (bool, error) {
 	content := r.bytes(int(r.uint32()))
 	if r.err != nil || !transactional {
 		return false, r.err
+	}
+	if d.emptied != nil && prefix == d.repairs {
+		rel, err := d.emptied(content)
+		if err != nil || rel == nil {
+			return false, err
+		}
+		d.start(item, rel).Op = change.Truncate
+		return true, nil
 	}
 	c := d.start(item, nil)
 	c.Op, c.Prefix, c.Content = change.Message, prefix, content

@@ -87,7 +87,8 @@ func (e *SlotLostError) Error() string {
 		s = fmt.Sprintf("slot %s is lost: Postgres has invalidated it (%s)", e.Slot, e.Reason)
 	}
 	s += fmt.Sprintf(": what was changed since %s is not in the streams", since)
-	return s + "\n  fix: run `walrill adopt` to go on from now with that gap, in a new epoch" + e.prevention()
+	return s + "\n  fix: run `walrill adopt` to go on from now with that gap, in a new epoch; or set source.on_slot_loss to backfill and start again: " +
+		"the tables are then emptied in the streams and read again" + e.prevention()
 }
 
 // prevention is what keeps it from happening again.

@@ -76,10 +76,10 @@ func primaryOnly(validate pgconn.ValidateConnectFunc) pgconn.ValidateConnectFunc
 	}
 }
 
-func (s *Source) setIdentity(info *Info) {
+func (s *Source) setIdentity(info *Info, repair string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.system, s.timeline = info.SystemID, info.Timeline
+	s.system, s.timeline, s.repair = info.SystemID, info.Timeline, repair
 }
 
 // sameServer makes sure that both connections of a stream lead to the server that was prepared:

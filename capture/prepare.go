@@ -46,7 +46,7 @@ func (s *Source) Prepare(ctx context.Context, known Known) (Info, error) {
 		s.opts.Log.Warn("the configuration names a table that does not exist; it is captured from when it is made", "table", name)
 	}
 	// What is to be backfilled is recorded before anything is made that tells it later.
-	if err := s.planBackfills(ctx, conn, tables); err != nil {
+	if err := s.planBackfills(ctx, conn, tables, known); err != nil {
 		return info, err
 	}
 	// The publication first: the slot must not start where it does not exist yet.
@@ -61,7 +61,8 @@ func (s *Source) Prepare(ctx context.Context, known Known) (Info, error) {
 	}
 	info.Confirmed, info.SlotCreated = state.Confirmed, created
 	s.setPrepared(tables)
-	s.setIdentity(&info)
+	s.setIdentity(&info, known.Repair)
+	s.warnUnrepairable(ctx, conn, tables)
 	return info, nil
 }
 

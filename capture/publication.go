@@ -222,7 +222,7 @@ func (s *Source) addNew(ctx context.Context, conn *pgx.Conn, pub publication) er
 	if !reselected {
 		pub.comment = "" // add only
 	}
-	if err := s.planBackfills(ctx, conn, tables); err != nil {
+	if err := s.planBackfills(ctx, conn, tables, Known{}); err != nil {
 		return err
 	}
 	sql := s.publicationSQL(pub, tables)

@@ -33,7 +33,9 @@ type Options struct {
 	ReplayWindow time.Duration // hold the confirmed position back by this long
 	Selection
 	// Adopt: make a slot anew although it was streamed from before.
-	Adopt    bool
+	Adopt bool
+	// Repairs: a lost slot will be repaired, so tables that could not be are warned of.
+	Repairs  bool
 	Backfill BackfillOptions
 	Log      *slog.Logger
 }
@@ -59,6 +61,7 @@ type Source struct {
 	mu         sync.Mutex
 	system     string             // of the last Prepare; guarded by mu
 	timeline   int32              // likewise
+	repair     string             // the repair whose messages are heeded; guarded by mu
 	tables     []*change.Relation // of the last Prepare; guarded by mu
 	backfills  *backfills         // of the last stream; guarded by mu
 	lostBehind change.LSN         // rows of backfills behind it may be gone; 0: none are; guarded by mu
@@ -81,6 +84,7 @@ type Known struct {
 	System   string     // Postgres's system identifier
 	Timeline int32      // on which the streams were left
 	Complete change.LSN // what committed before is in the streams; 0 when they have not begun
+	Repair   string     // of the last repair of a lost slot; its messages are heeded, others are not
 }
 
 // NewSource reads the connection string. It does not connect.
@@ -193,6 +197,8 @@ func (s *Source) start(ctx context.Context, stream *Stream) (err error) {
 	stream.decoder = newDecoder(func(rel *change.Relation, columns []columnType) error {
 		return describe(ctx, stream.catalog, types, rel, columns)
 	})
+	stream.decoder.repairs = s.repairPrefix()
+	stream.decoder.emptied = func(content []byte) (*change.Relation, error) { return s.emptied(ctx, stream, types, content) }
 	if stream.conn, stream.frames, err = s.connectReplication(ctx); err != nil {
 		return err
 	}

@@ -36,6 +36,8 @@ type Source struct {
 	Publication string
 	// Backfill says whether rows that exist already are read. Default initial.
 	Backfill Backfill
+	// OnSlotLoss says what is done when Postgres has lost the slot. Default stop.
+	OnSlotLoss OnSlotLoss
 	// BackfillSet is true when the file says backfill, be it the default value.
 	BackfillSet bool
 }
@@ -46,6 +48,14 @@ type Backfill string
 const (
 	BackfillInitial Backfill = "initial" // read them once, when the slot is made
 	BackfillNever   Backfill = "never"   // publish only what changes from now on
+)
+
+// OnSlotLoss is what happens when changes were lost with the slot.
+type OnSlotLoss string
+
+const (
+	OnSlotLossStop     OnSlotLoss = "stop"     // say so and end
+	OnSlotLossBackfill OnSlotLoss = "backfill" // make the slot anew, empty the tables in the streams and read them again
 )
 
 // Sink is the Redis that events go to.

@@ -41,7 +41,7 @@ func TestLoadFull(t *testing.T) {
 	want := &Config{
 		Pipeline: "shop",
 		Source: Source{URL: NewURL(dbURL), Slot: "walrill_shop", Publication: "walrill_shop",
-			Backfill: BackfillInitial, BackfillSet: true},
+			Backfill: BackfillInitial, OnSlotLoss: OnSlotLossStop, BackfillSet: true},
 		Sink: Sink{URL: NewURL("redis://:secret@localhost:6379/0"), Format: FormatFields,
 			Durability: Durability{Timeout: 5 * time.Second},
 			Retention:  Retention{MaxAge: 168 * time.Hour, KeepUnread: true}},

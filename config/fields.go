@@ -26,7 +26,7 @@ type field struct {
 
 func newReader(env func(string) (string, bool)) *reader {
 	return &reader{env: env, cfg: &Config{
-		Source: Source{Backfill: BackfillInitial},
+		Source: Source{Backfill: BackfillInitial, OnSlotLoss: OnSlotLossStop},
 		Sink: Sink{
 			Format:     FormatFields,
 			Durability: Durability{Timeout: defaultTimeout},
@@ -67,6 +67,9 @@ func (r *reader) source(path string, n *node) {
 		field{name: "backfill", read: func(path string, n *node) {
 			s.BackfillSet = true
 			choose(r, path, n, &s.Backfill, BackfillInitial, BackfillNever)
+		}},
+		field{name: "on_slot_loss", read: func(path string, n *node) {
+			choose(r, path, n, &s.OnSlotLoss, OnSlotLossStop, OnSlotLossBackfill)
 		}},
 	)
 }
@@ -208,7 +211,7 @@ func missingSpace(n *node) string {
 
 // later are fields of the design that are not built yet: whoever writes one
 // has read about it, and is told so instead of being taken to have mistyped.
-var later = []string{"aggregates", "fold", "document", "emit", "consistency", "workers", "on_slot_loss", "mask", "version"}
+var later = []string{"aggregates", "fold", "document", "emit", "consistency", "workers", "mask", "version"}
 
 // unknown says what is wrong with a field that the mapping does not have,
 // and which of its fields was meant, if that can be guessed.

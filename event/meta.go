@@ -13,12 +13,16 @@ type Meta struct {
 	System   string // Postgres's system identifier
 	Timeline int32
 	Epoch    uint8
-	Baseline uint64         // the first watermark of the epoch; of an earlier epoch or 0 until there is one
-	Mapping  string         // a fingerprint of the mapping that entries are made by
-	Since    uint64         // and the clock from which on they are
-	HTTP     string         // where the daemon that wrote last answers; empty when it does not
-	Dropped  string         // when `walrill drop` has left the streams and removed the rest; empty when it has not
-	Streams  map[string]int // partitions of each stream, by name
+	Baseline uint64 // the first watermark of the epoch; of an earlier epoch or 0 until there is one
+	// Repair names the last repair of a lost slot. RepairFrom is set while it is under way:
+	// the clock up to which the streams were complete before.
+	Repair     string
+	RepairFrom uint64
+	Mapping    string         // a fingerprint of the mapping that entries are made by
+	Since      uint64         // and the clock from which on they are
+	HTTP       string         // where the daemon that wrote last answers; empty when it does not
+	Dropped    string         // when `walrill drop` has left the streams and removed the rest; empty when it has not
+	Streams    map[string]int // partitions of each stream, by name
 }
 
 // The fields of the hash.
@@ -29,6 +33,8 @@ const (
 	metaBaseline   = "baseline"
 	metaMapping    = "mapping"
 	metaSince      = "since"
+	metaRepair     = "repair"
+	metaRepairFrom = "repair_from"
 	metaHTTP       = "http"
 	metaDropped    = "dropped"
 	metaPartitions = "partitions:" // and the stream's name
@@ -62,6 +68,10 @@ func (m Meta) Fields() map[string]string {
 	if m.Mapping != "" {
 		fields[metaMapping], fields[metaSince] = m.Mapping, strconv.FormatUint(m.Since, 10)
 	}
+	if m.Repair != "" {
+		fields[metaRepair] = m.Repair
+		fields[metaRepairFrom] = strconv.FormatUint(m.RepairFrom, 10)
+	}
 	for stream, n := range m.Streams {
 		fields[PartitionsField(stream)] = strconv.Itoa(n)
 	}
@@ -70,7 +80,7 @@ func (m Meta) Fields() map[string]string {
 
 // ParseMeta is the inverse of Fields. Fields that it does not know are left out.
 func ParseMeta(fields map[string]string) (Meta, error) {
-	m := Meta{System: fields[metaSystem], Mapping: fields[metaMapping], HTTP: fields[metaHTTP], Dropped: fields[metaDropped]}
+	m := Meta{System: fields[metaSystem], Mapping: fields[metaMapping], HTTP: fields[metaHTTP], Dropped: fields[metaDropped], Repair: fields[metaRepair]}
 	number := func(field string, bits int) (int64, error) {
 		text, ok := fields[field]
 		if !ok {
@@ -91,7 +101,7 @@ func ParseMeta(fields map[string]string) (Meta, error) {
 		return m, err
 	}
 	m.Timeline, m.Epoch = int32(timeline), uint8(epoch)
-	for field, clock := range map[string]*uint64{metaBaseline: &m.Baseline, metaSince: &m.Since} {
+	for field, clock := range map[string]*uint64{metaBaseline: &m.Baseline, metaSince: &m.Since, metaRepairFrom: &m.RepairFrom} {
 		if text, ok := fields[field]; ok {
 			if *clock, err = strconv.ParseUint(text, 10, 64); err != nil {
 				return m, fmt.Errorf("field %s of :meta: %q is not a number that can be", field, text)

@@ -29,6 +29,7 @@ func truth(b bool) float64 {
 var metrics = []metric{
 	gauge("streaming", "1 while changes are read from Postgres.", func(r Report) float64 { return truth(r.State == "streaming") }),
 	gauge("standby", "1 while another instance has the slot.", func(r Report) float64 { return truth(r.State == "standby") }),
+	gauge("slot_lost", "1 while the slot is lost: changes are missing from the streams.", func(r Report) float64 { return truth(r.State == "slot_lost" || r.State == "repairing") }),
 	gauge("lag_bytes", "WAL between the confirmed position and the end.", func(r Report) float64 { return float64(r.Source.LagBytes) }),
 	gauge("lag_seconds", "Age of the confirmed position, 0 when nothing is missing.", func(r Report) float64 { return r.Source.LagSeconds }),
 	gauge("retained_wal_bytes", "WAL that the slot makes Postgres keep.", func(r Report) float64 { return float64(r.Source.RetainedBytes) }),

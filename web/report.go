@@ -9,7 +9,7 @@ import "time"
 type Report struct {
 	Pipeline string    `json:"pipeline"`
 	Version  string    `json:"version"`
-	State    string    `json:"state"` // connecting, standby, streaming, retrying, stopping, stopped, failed; not running
+	State    string    `json:"state"` // connecting, standby, streaming, retrying, in_recovery, repairing, slot_lost, stopping, stopped, failed; not running
 	Since    time.Time `json:"since,omitzero"`
 	Error    string    `json:"error,omitempty"` // why it is not streaming
 	Source   Source    `json:"source"`

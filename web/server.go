@@ -70,8 +70,9 @@ func handler(report func() Report, wait Waiter) http.Handler {
 
 // healthy: the process does what it can. What a restart cannot mend is not unhealthy.
 func healthy(r Report) error {
-	if r.State == "failed" {
-		return fmt.Errorf("failed: %s", r.Error)
+	switch r.State {
+	case "failed", "slot_lost":
+		return fmt.Errorf("%s: %s", r.State, r.Error)
 	}
 	return nil
 }

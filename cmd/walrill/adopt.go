@@ -66,7 +66,7 @@ func adopt(ctx context.Context, cfg *config.Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	meta.System, meta.Timeline, meta.HTTP, meta.Dropped = info.SystemID, info.Timeline, "", ""
+	meta.System, meta.Timeline, meta.HTTP, meta.Dropped, meta.RepairFrom = info.SystemID, info.Timeline, "", "", 0
 	if err := client.HSet(ctx, event.MetaKey(cfg.Pipeline), meta.Fields()).Err(); err != nil {
 		return "", fmt.Errorf("write %s: %w", event.MetaKey(cfg.Pipeline), err)
 	}

@@ -30,7 +30,9 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 	mapping := mappingOf(cfg)
 	p := &pipeline{config: cfg}
 	var err error
-	if p.source, err = newSource(cfg, mapping, log, func(o *capture.Options) { o.Backfill = backfill }); err != nil {
+	if p.source, err = newSource(cfg, mapping, log, func(o *capture.Options) {
+		o.Backfill, o.Repairs = backfill, cfg.Source.OnSlotLoss == config.OnSlotLossBackfill
+	}); err != nil {
 		return nil, err
 	}
 	p.bridge = bridge.New(bridge.Options{
@@ -45,10 +47,11 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 			}
 			return stream, nil
 		},
-		MarkUsed:  p.source.MarkUsed,
-		Lost:      p.source.Lost,
-		Refresh:   p.source.Refresh,
-		NewMapper: func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
+		BeginRepair: beginRepair(cfg, p.source),
+		MarkUsed:    p.source.MarkUsed,
+		Lost:        p.source.Lost,
+		Refresh:     p.source.Refresh,
+		NewMapper:   func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
 		NewPublisher: func(wake func()) (bridge.Publisher, error) {
 			o := sinkOptions(cfg)
 			o.Database, o.Log, o.Wake = p.source.Database(), log, wake
@@ -71,6 +74,28 @@ func sinkOptions(cfg *config.Config) sink.Options {
 	d := cfg.Sink.Durability
 	return sink.Options{URL: cfg.Sink.URL.Reveal(), Pipeline: cfg.Pipeline, Format: event.Format(cfg.Sink.Format),
 		Durability: sink.Durability{Replicas: d.Replicas, Fsync: d.Fsync, Timeout: d.Timeout}}
+}
+
+// repair is capture's, as bridge wants it.
+type repair struct{ *capture.Repair }
+
+func (r repair) Run(ctx context.Context, id string) (bridge.Source, error) {
+	info, err := r.Repair.Run(ctx, id)
+	return sourceOf(info), err
+}
+
+// beginRepair is nil when a lost slot ends the process.
+func beginRepair(cfg *config.Config, source *capture.Source) func(context.Context) (bridge.Repair, error) {
+	if cfg.Source.OnSlotLoss != config.OnSlotLossBackfill {
+		return nil
+	}
+	return func(ctx context.Context) (bridge.Repair, error) {
+		r, err := source.BeginRepair(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return repair{r}, nil
+	}
 }
 
 func sourceOf(info capture.Info) bridge.Source {

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/walrill/walrill/bridge"
 	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
@@ -142,6 +144,9 @@ func (r *reporter) report() web.Report {
 	}
 	status := r.pipeline.bridge.Status()
 	report.State, report.Since, report.Error = string(status.State), status.Since, redact(r.config, status.Error)
+	if r.lostSlot(status) {
+		report.State, report.Error = stateSlotLost, slotLostAdvice
+	}
 	report.Source.Changes, report.Source.Transactions = status.Changes, status.Transactions
 	if status.Received != 0 {
 		report.Source.Received = status.Received.String()
@@ -154,6 +159,14 @@ func (r *reporter) report() web.Report {
 		report.Source.LagSeconds = r.lag(watermark, status.ReceivedAt)
 	}
 	return report
+}
+
+// lostSlot reports whether the slot is known to be lost before the bridge has come to see it, which waits for Redis.
+func (r *reporter) lostSlot(status bridge.Status) bool {
+	if status.State != bridge.StateConnecting && status.State != bridge.StateRetrying {
+		return false
+	}
+	return r.slotErr == nil && r.slot.WALStatus == "lost" || errors.Is(r.slotErr, capture.ErrNoSlot) && status.Received != 0
 }
 
 func fillBackfill(b *web.Backfill, list []capture.BackfillProgress) {

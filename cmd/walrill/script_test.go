@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/walrill/walrill/internal/harness"
@@ -66,6 +67,7 @@ type script struct {
 	roles    harness.Roles     // of its database
 	standby  *harness.Postgres // of pg, until it is promoted
 	primary  *harness.Postgres // before that
+	held     *pgx.Conn         // with an open transaction
 	redis    *harness.Redis
 	programs map[string]*harness.Program
 }
@@ -89,6 +91,7 @@ func askers() map[string]asker {
 		"sql":      sqlCommand,
 		"rediscli": redisCommand,
 		"entries":  entriesCommand,
+		"fold":     foldCommand,
 		"http":     httpCommand,
 		"reached":  reachedCommand,
 		"walrill":  runCommand,
@@ -115,6 +118,8 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"exit-code":         only(exitCodeCommand),
 		"exits":             only(exitsCommand),
 		"await":             only(awaitCommand),
+		"hold":              only(holdCommand),
+		"release":           only(releaseCommand),
 		"catch-up":          only(catchUpCommand),
 		"let":               only(letCommand),
 	}

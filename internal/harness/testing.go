@@ -141,6 +141,19 @@ func Exec(t testing.TB, url string, sql ...string) {
 	}
 }
 
+// Try runs a statement that may fail.
+func Try(url, sql string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.PgConn().Exec(ctx, sql).ReadAll()
+	return err
+}
+
 // Value runs a query and returns the first column of its first row as
 // Postgres's text, "" when it is NULL or there is no row.
 func Value(t testing.TB, url, sql string) string {

@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"crypto/rand"
+	"strings"
 
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/event"
@@ -56,7 +57,8 @@ func (s *session) mend(ctx context.Context, lost error) (source Source, err erro
 		if err := checkTimeline(s.meta, lsnOf(s.top), source); err != nil {
 			return source, err
 		}
-		opts.Log.Warn("the slot is lost and is going to be repaired", "reason", err)
+		reason, _, _ := strings.Cut(err.Error(), "\n") // without the fix: this is it
+		opts.Log.Warn("the slot is lost and is going to be repaired", "reason", reason)
 		s.meta.Repair, s.meta.RepairFrom = rand.Text(), max(s.top, event.Clock(s.meta.Epoch, 1))
 		if err := s.pub.SaveMeta(ctx, s.meta); err != nil {
 			return source, err

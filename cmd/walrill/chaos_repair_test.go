@@ -2,6 +2,7 @@ package main
 
 import (
 	"testing"
+	"time"
 
 	"github.com/walrill/walrill/internal/harness"
 )
@@ -11,7 +12,7 @@ import (
 func TestChaosSlotLost(t *testing.T) {
 	r := newRig(t, rigOptions{backfill: fillTables, gaps: true})
 	r.flags = []string{"--backfill-chunk", "100"}
-	r.workers.Keys = 2000
+	r.workers.Keys, r.workers.NoTruncate, r.workers.Pause = 2000, true, 2*time.Millisecond
 	d := r.begin()
 	losses, kills := 0, 0
 	for r.goesOn() {
@@ -20,6 +21,9 @@ func TestChaosSlotLost(t *testing.T) {
 			r.dropSlot()
 			losses++
 			r.committed()
+			if r.rand.IntN(3) == 0 {
+				harness.Exec(t, r.pipeline.DBURL, "TRUNCATE wl_pair")
+			}
 		}
 		for range r.rand.IntN(3) {
 			harness.Eventually(t, patience, "the daemon does something", func() bool { return d.Output() != "" })

@@ -50,6 +50,7 @@ type rigOptions struct {
 	redis    map[string]string // configuration
 	source   func(url string) string
 	sink     func(url string) string // what the daemon is told for a server's URL
+	gaps     bool                    // the slot is lost now and then, and repaired
 	backfill []string                // statements that fill the tables first; the rows are then backfilled
 }
 
@@ -83,7 +84,7 @@ func newRig(t *testing.T, o rigOptions) *rig {
 	}
 	r.workers = harness.WorkloadOptions{Seed: r.rand.Uint64(), Workers: 2, Keys: 40, Reconnect: true}
 	harness.Exec(t, db, o.backfill...)
-	r.pipeline.Backfilled = len(o.backfill) > 0
+	r.pipeline.Backfilled, r.pipeline.Gaps = len(o.backfill) > 0, o.gaps
 	source, sink := roles.Daemon, r.redis.URL()
 	if o.source != nil {
 		source = o.source(source)
@@ -111,8 +112,12 @@ func (r *rig) configure(source, sink string) {
 		mode = "initial"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "pipeline: %s\nsource: {url: %q, backfill: %s}\nsink: {url: %q, format: %s}\nstreams:\n",
-		r.pipeline.Name, source, mode, sink, cmp.Or(r.format, "fields"))
+	loss := "stop"
+	if r.pipeline.Gaps {
+		loss = "backfill"
+	}
+	fmt.Fprintf(&b, "pipeline: %s\nsource: {url: %q, backfill: %s, on_slot_loss: %s}\nsink: {url: %q, format: %s}\nstreams:\n",
+		r.pipeline.Name, source, mode, loss, sink, cmp.Or(r.format, "fields"))
 	for _, s := range r.pipeline.Streams {
 		fmt.Fprintf(&b, "  %s:\n    partitions: %d\n    tables:\n", s.Name, s.Partitions)
 		for _, table := range s.Tables {
@@ -239,24 +244,10 @@ func (r *rig) lsn() uint64 {
 	return lsn
 }
 
-// finish ends the workload, waits until the watermark says that everything is in
-// Redis, stops the daemon in order, and compares every entry with what Postgres
-// did.
+// finish settles and compares every entry with what Postgres did.
 func (r *rig) finish(d *harness.Program) {
 	r.t.Helper()
-	r.stop()
-	r.workload.Wait()
-	lsn := r.lsn()
-	harness.Eventually(r.t, 2*patience, fmt.Sprintf("the watermark reaches %X/%X", lsn>>32, uint32(lsn)), func() bool {
-		w, err := r.pipeline.Watermark(r.t.Context())
-		return err == nil && w >= lsn
-	})
-	if err := d.Signal(syscall.SIGTERM); err != nil {
-		r.t.Fatal(err)
-	}
-	if code, err := d.Wait(patience); err != nil || code != 0 {
-		r.t.Errorf("the daemon ended with %d, %v; want 0", code, err)
-	}
+	r.settle(d)
 	r.listen()
 	seen, err := r.pipeline.Verify(r.t.Context(), r.history)
 	if err != nil {
@@ -290,4 +281,22 @@ func stateOf(answer string) string {
 		return ""
 	}
 	return report.State
+}
+
+// settle ends the workload, waits until the watermark says that everything is in Redis, and stops the daemon in order.
+func (r *rig) settle(d *harness.Program) {
+	r.t.Helper()
+	r.stop()
+	r.workload.Wait()
+	lsn := r.lsn()
+	harness.Eventually(r.t, 2*patience, fmt.Sprintf("the watermark reaches %X/%X", lsn>>32, uint32(lsn)), func() bool {
+		w, err := r.pipeline.Watermark(r.t.Context())
+		return err == nil && w >= lsn
+	})
+	if err := d.Signal(syscall.SIGTERM); err != nil {
+		r.t.Fatal(err)
+	}
+	if code, err := d.Wait(patience); err != nil || code != 0 {
+		r.t.Errorf("the daemon ended with %d, %v; want 0", code, err)
+	}
 }

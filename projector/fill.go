@@ -336,6 +336,9 @@ func (s *session) swap(ctx context.Context, tx pgx.Tx, m *mirror) error {
 		if err := live.indexes(ctx, tx); err != nil {
 			return err
 		}
+		if err := tryExec(ctx, tx, "ANALYZE "+live.table); err != nil {
+			return err
+		}
 	}
 	if _, err := tx.Exec(ctx, "DELETE FROM walrill.mirrors WHERE pipeline = $1 AND name = $2 AND NOT filling", s.opts.Pipeline, m.id()); err != nil {
 		return err

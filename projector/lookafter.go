@@ -60,6 +60,9 @@ func (s *session) lookAfter(ctx context.Context) error {
 // replace puts mirrors to use and builds views. A view that is computed from a mirror which is replaced, and cannot be
 // built anew, stands still until it can: it is filling again.
 func (s *session) replace(ctx context.Context, tx pgx.Tx, done []*mirror, builds []build) error {
+	if _, err := tx.Exec(ctx, "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on", pgx.QueryExecModeSimpleProtocol); err != nil {
+		return err
+	}
 	replaced := map[string]bool{}
 	for _, m := range done {
 		replaced[m.id()] = true

@@ -60,9 +60,9 @@ func (q *query) rowsSQL(keys string) string {
 	key := q.def.Key
 	return fmt.Sprintf(`WITH keys AS MATERIALIZED (%s),
 fresh AS MATERIALIZED (SELECT f.* FROM keys k, LATERAL (SELECT q.* FROM %s q WHERE %s OFFSET 0) f),
-gone AS (DELETE FROM %s v USING keys k WHERE %s AND NOT EXISTS (SELECT FROM fresh f WHERE %s)),
+gone AS (DELETE FROM %s v USING keys k WHERE %s AND (%s) NOT IN (SELECT %s FROM fresh f)),
 come AS (%s)
-SELECT`, keys, q.source, equal("q", "k", key), q.table, equal("v", "k", key), equal("f", "v", key), q.upsertFrom("fresh"))
+SELECT`, keys, q.source, equal("q", "k", key), q.table, equal("v", "k", key), list("k.%s", key), list("f.%s", key), q.upsertFrom("fresh"))
 }
 
 // upsertFrom brings rows of the same columns into the view's table where they differ.

@@ -123,7 +123,10 @@ func (s *session) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	if _, err := s.conn.Exec(ctx, fmt.Sprintf("SET search_path = %s, public", quoteIdent(mirrorSchema(s.opts.Pipeline)))); err != nil {
+	// Postgres cannot know that there are few changed rows, and would read whole tables to join them: what follows the
+	// stream goes by indexes alone. Building a whole view is another matter.
+	if _, err := s.conn.Exec(ctx, fmt.Sprintf("SET search_path = %s, public; SET enable_hashjoin = off; SET enable_mergejoin = off",
+		quoteIdent(mirrorSchema(s.opts.Pipeline))), pgx.QueryExecModeSimpleProtocol); err != nil {
 		return fmt.Errorf("set up a session of the view store: %w", err)
 	}
 	if s.pos, err = s.loadPosition(ctx); err != nil {

@@ -331,3 +331,49 @@ func TestChaosViewsTwoDaemons(t *testing.T) {
 	t.Logf("paused %d times", pauses)
 	r.finish()
 }
+
+// Who waits for the LSN of its own write reads it, each time, while others write and views are rebuilt again and again
+// under the eyes of a reader to whom no money may ever be missing.
+func TestViewsReadYourWrites(t *testing.T) {
+	for name, same := range map[string]bool{"store apart": false, "store is source": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newViewRig(t, same, nil)
+			r.daemon()
+			r.live()
+			r.begin()
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			rebuilds := 0
+			r.work.Go(func() {
+				for ctx.Err() == nil {
+					for _, view := range []string{"branch_totals", "accounts_copy"} {
+						out, err := exec.CommandContext(ctx, "walrill", "rebuild", view, "-c", r.file).CombinedOutput()
+						if ctx.Err() != nil {
+							return
+						}
+						if err != nil || !strings.HasSuffix(string(out), ": 0 rows differed\n") {
+							t.Errorf("rebuild of %s: %v: %s", view, err, out)
+							return
+						}
+						rebuilds++
+					}
+				}
+			})
+			writes := 0
+			for ; (time.Now().Before(r.end) || writes < 5) && !t.Failed(); writes++ {
+				harness.Exec(t, r.source, fmt.Sprintf("INSERT INTO customers VALUES (1000, '%d') ON CONFLICT (id) DO UPDATE SET name = excluded.name", writes))
+				lsn := harness.Value(t, r.source, "SELECT pg_current_wal_lsn()")
+				harness.Exec(t, r.store, fmt.Sprintf("SELECT walrill.wait('customers_worth', '%s', '60s')", lsn))
+				if got := harness.Value(t, r.store, "SELECT name FROM customers_worth WHERE customer_id = 1000"); got != fmt.Sprint(writes) {
+					t.Fatalf("write %d at %s: read %q", writes, lsn, got)
+				}
+			}
+			cancel()
+			r.finish()
+			t.Logf("%d writes, %d rebuilds", writes, rebuilds)
+			if rebuilds == 0 {
+				t.Error("this says nothing")
+			}
+		})
+	}
+}

@@ -34,6 +34,7 @@ var metrics = []metric{
 	gauge("lag_seconds", "Age of the confirmed position, 0 when nothing is missing.", func(r Report) float64 { return r.Source.LagSeconds }),
 	gauge("retained_wal_bytes", "WAL that the slot makes Postgres keep.", func(r Report) float64 { return float64(r.Source.RetainedBytes) }),
 	gauge("safe_wal_bytes", "WAL that may still be written before the slot is in danger, -1 without a limit.", func(r Report) float64 { return float64(r.Source.SafeBytes) }),
+	gauge("wal_seconds_to_loss", "Time until the slot is lost at the present rate, should it stand still; -1 when unknown or without a limit.", func(r Report) float64 { return r.Source.SecondsToLoss }),
 	counter("changes_total", "Changes read from Postgres.", func(r Report) float64 { return float64(r.Source.Changes) }),
 	counter("transactions_total", "Transactions read from Postgres.", func(r Report) float64 { return float64(r.Source.Transactions) }),
 	counter("entries_total", "Entries published to Redis.", func(r Report) float64 { return float64(r.Sink.Entries) }),

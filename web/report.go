@@ -47,7 +47,9 @@ type Source struct {
 	LagSeconds    float64 `json:"lag_seconds"`
 	RetainedBytes int64   `json:"retained_wal_bytes"`
 	SafeBytes     int64   `json:"safe_wal_bytes"` // may still be written before the slot is in danger; -1: no limit
-	Changes       uint64  `json:"changes"`        // since the daemon started
+	// SecondsToLoss is when the slot is lost at the present rate, should it stand still; -1: unknown, or no limit.
+	SecondsToLoss float64 `json:"wal_seconds_to_loss"`
+	Changes       uint64  `json:"changes"` // since the daemon started
 	Transactions  uint64  `json:"transactions"`
 	Error         string  `json:"error,omitempty"` // why the slot cannot be looked at
 }

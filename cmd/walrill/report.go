@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -24,6 +25,7 @@ const watchInterval = 2 * time.Second
 // reporter puts together what the parts know of themselves.
 type reporter struct {
 	config *config.Config
+	log    *slog.Logger
 
 	mu       sync.Mutex
 	pipeline *pipeline // nil until it is made
@@ -31,6 +33,8 @@ type reporter struct {
 	reload   web.Reload
 	slot     capture.SlotState
 	slotErr  error
+	budget   capture.Budget
+	left     time.Duration // until the slot is lost, below 0 when that is not to be feared
 	totals   totals
 	sampled  time.Time
 	entries  uint64 // when sampled
@@ -63,7 +67,7 @@ func (r *reporter) reloading(state string, err error) {
 	}
 }
 
-// watch follows the slot until ctx ends.
+// watch follows the slot until ctx ends, and warns before it is lost.
 func (r *reporter) watch(ctx context.Context, p *pipeline) {
 	r.mu.Lock()
 	r.pipeline = p
@@ -72,7 +76,10 @@ func (r *reporter) watch(ctx context.Context, p *pipeline) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.slotErr = err; err == nil {
+			var news capture.BudgetWarning
 			r.slot = state
+			r.left, news = r.budget.Observe(time.Now(), state)
+			warnBudget(r.log, state, r.left, news)
 		}
 		r.sample(time.Now())
 	})
@@ -188,6 +195,25 @@ func (r *reporter) fillSlot(s *web.Source) {
 		s.Error = redact(r.config, r.slotErr.Error())
 	}
 	fillSlot(s, r.slot)
+	s.SecondsToLoss = r.left.Seconds()
+}
+
+// warnBudget says what has come to be wrong with the slot's WAL.
+func warnBudget(log *slog.Logger, s capture.SlotState, left time.Duration, news capture.BudgetWarning) {
+	const fix = "see why walrill lags (walrill status), or raise max_slot_wal_keep_size"
+	kept := []any{"retained", size(s.RetainedBytes()), "lag", size(s.LagBytes())}
+	switch news {
+	case capture.BudgetDisk:
+		log.Warn("Postgres keeps much WAL for the slot, and its disk is the only limit", append(kept,
+			"fix", "see why walrill lags (walrill status); max_slot_wal_keep_size would give up the slot before the disk is full")...)
+	case capture.BudgetShort:
+		if left >= 0 {
+			kept = append(kept, "lost_in", left)
+		}
+		log.Warn("the slot may be lost before long", append(kept, "safe", size(s.SafeBytes), "fix", fix)...)
+	case capture.BudgetUnreserved:
+		log.Warn("the slot is about to be lost: Postgres may remove WAL that it needs at its next checkpoint", append(kept, "fix", fix)...)
+	}
 }
 
 func fillSlot(s *web.Source, slot capture.SlotState) {

@@ -79,7 +79,7 @@ func (f *runFlags) run(cmd *cobra.Command) error {
 
 // serve runs the pipeline and, beside it, the HTTP server.
 func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Config, log *slog.Logger) error {
-	report := &reporter{config: cfg, reload: web.Reload{State: reloadNone}}
+	report := &reporter{config: cfg, log: log, reload: web.Reload{State: reloadNone}}
 	server, err := f.listen(cmd, report, log)
 	if err != nil {
 		return err

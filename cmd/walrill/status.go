@@ -141,6 +141,7 @@ func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalC
 	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout)
 	defer cancel()
 	report := web.Report{Pipeline: cfg.Pipeline, Version: version, State: "not running"}
+	report.Source.SecondsToLoss = -1 // one look is no rate
 	report.Source.Slot, report.Sink.Epoch = cfg.Source.Slot, meta.Epoch
 	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), nil)
 	var slot capture.SlotState
@@ -190,6 +191,9 @@ func printReport(w io.Writer, r web.Report) error {
 	row("slot", "%s %s, Postgres keeps %s of WAL for it", r.Source.Slot, r.Source.WALStatus, size(r.Source.RetainedBytes))
 	if r.Source.Error != "" {
 		row("", "%s", r.Source.Error)
+	}
+	if left := r.Source.SecondsToLoss; left >= 0 {
+		row("", "lost in %s at the present rate, if it stands still", time.Duration(left*float64(time.Second)).Round(time.Second))
 	}
 	row("lag", "%s, %.1f s behind %s", size(r.Source.LagBytes), r.Source.LagSeconds, r.Source.Current)
 	row("read", "%d changes in %d transactions", r.Source.Changes, r.Source.Transactions)

@@ -149,6 +149,7 @@ func (f *initFlags) nextSteps(out io.Writer, cfg *config.Config, c *propose.Cata
 			fmt.Fprintf(out, "  #   %s\n", sql)
 		}
 	}
+	fmt.Fprintf(out, "  walrill check%s\n", file)
 	fmt.Fprintf(out, "  walrill run%s\n", file)
 	if p.Stream != "" {
 		fmt.Fprintf(out, "  walrill tail%s %s   # in another terminal, with the same variables\n", file, shellWord(p.Stream))

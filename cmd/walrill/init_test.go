@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -12,34 +13,66 @@ import (
 )
 
 // What init writes for each of these databases runs as it is; or the daemon says what the file says
-// too, that there is nothing to capture yet.
+// too, that there is nothing to capture yet. With every proposal taken it runs, too.
 func TestInitRuns(t *testing.T) {
 	t.Parallel()
 	pg := harness.SharedPostgres(t, postgresVersion(t))
-	redis := harness.NewRedis(t, harness.RedisOptions{})
 	schemas, err := filepath.Glob("../../internal/propose/testdata/*.sql")
 	if err != nil || len(schemas) < 7 {
 		t.Fatalf("%d schemas: %v", len(schemas), err)
 	}
+	reasons := map[string]string{"empty": "no table of the database matches", "unfit": "REPLICA IDENTITY FULL"}
 	for _, schema := range schemas {
 		name := strings.TrimSuffix(filepath.Base(schema), ".sql")
 		t.Run(name, func(t *testing.T) {
-			sql, err := os.ReadFile(schema)
-			if err != nil {
-				t.Fatal(err)
-			}
-			url := harness.Database(t, pg)
-			harness.Exec(t, url, string(sql))
-			file := filepath.Join(t.TempDir(), "walrill.yaml")
-			output, err := exec.Command("walrill", "init", "--source", url, "--sink", redis.URL(), "-c", file).CombinedOutput()
-			if err != nil {
-				t.Fatalf("%v: %s", err, output)
-			}
-			if text := string(output); !strings.Contains(text, "walrill run -c "+file) {
-				t.Errorf("no next step: %s", text)
-			}
-			startsWith(t, file, url, map[string]string{"empty": "no table of the database matches", "unfit": "REPLICA IDENTITY FULL"}[name])
+			file, url, _ := initialise(t, pg, schema)
+			startsWith(t, file, url, reasons[name])
 		})
+		if name == "empty" {
+			continue
+		}
+		t.Run(name+" with all proposals", func(t *testing.T) {
+			file, url, output := initialise(t, pg, schema)
+			useProposals(t, file, url, output)
+			startsWith(t, file, url, "")
+		})
+	}
+}
+
+// initialise makes a database of a schema, lets init write a file for it, and gives what it printed.
+func initialise(t *testing.T, pg *harness.Postgres, schema string) (file, url, output string) {
+	t.Helper()
+	sql, err := os.ReadFile(schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	url = harness.Database(t, pg)
+	harness.Exec(t, url, string(sql))
+	file = filepath.Join(t.TempDir(), "walrill.yaml")
+	redis := harness.NewRedis(t, harness.RedisOptions{})
+	out, err := exec.Command("walrill", "init", "--source", url, "--sink", redis.URL(), "-c", file).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if !strings.Contains(string(out), "walrill run -c "+file) {
+		t.Errorf("no next step: %s", out)
+	}
+	return file, url, string(out)
+}
+
+// useProposals takes every proposal of the file, and runs the statements that init prints for them.
+func useProposals(t *testing.T, file, url, output string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := regexp.MustCompile(`(?m)^( *)#([^ #])`).ReplaceAllString(string(text), "$1$2")
+	if err := os.WriteFile(file, []byte(used), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^  #   (ALTER TABLE .*;)$`).FindAllStringSubmatch(output, -1) {
+		harness.Exec(t, url, m[1])
 	}
 }
 

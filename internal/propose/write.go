@@ -267,8 +267,14 @@ func transitions(c *Column) []string {
 	return values
 }
 
+// eventType is a type as the configuration takes it: letters of other alphabets are _.
 func eventType(t *Table, what string) string {
-	return flow(entity(t.Name) + "." + strings.Join(words(what), "_"))
+	return strings.Map(func(c rune) rune {
+		if c > unicode.MaxASCII {
+			return '_'
+		}
+		return c
+	}, entity(t.Name)+"."+strings.Join(words(what), "_"))
 }
 
 func article(noun string) string {
@@ -312,9 +318,7 @@ func (w *writer) missing(tables []left) {
 		w.line(0, "")
 		w.line(1, "# Not yet %s: %s.", oneLine(l.table.String()), l.why)
 		w.line(1, "# First give it a primary key, or: %s", oneLine(l.fix))
-		w.line(1, "#%s:", scalar(w.streamName(l.table)))
-		w.line(1, "#  tables:")
-		w.line(1, "#    %s: {}", scalar(l.table.String()))
+		w.line(1, "#%s: {tables: {%s: {}}}", scalar(w.streamName(l.table)), scalar(l.table.String()))
 	}
 }
 

@@ -1,6 +1,6 @@
 CREATE SCHEMA "My App";
 CREATE TABLE "My App"."Orders" ("Id" bigint PRIMARY KEY, "Order Status" text NOT NULL DEFAULT 'it''s new'
-  CHECK ("Order Status" IN ('it''s new', 'say "hi"', '${HOME}', '100%', 'a, b')), "E-Mail" text, "colon: #hash" text);
+  CHECK ("Order Status" IN ('it''s new', 'größer', 'say "hi"', '${HOME}', '100%', 'a, b')), "E-Mail" text, "colon: #hash" text);
 CREATE TABLE "My App"."OrderLines" ("Order Id" bigint REFERENCES "My App"."Orders", "No" int, PRIMARY KEY ("Order Id", "No"));
 CREATE TABLE "My App"."Order Notes" ("No" int PRIMARY KEY, "Order Id" bigint NOT NULL REFERENCES "My App"."Orders");
 CREATE TABLE "true" (id int PRIMARY KEY);

@@ -42,8 +42,9 @@ type Mapper struct {
 	changes uint64 // counted for what is kept during one
 	events  []event.Event
 	buf     []byte
-	row     row // what rules see
-	keyRow  row // what key expressions see
+	row     row     // what rules see
+	trace   *tracer // nil but in Explain
+	keyRow  row     // what key expressions see
 }
 
 // New checks the mapping as far as it can be without tables. The epoch is the
@@ -199,7 +200,7 @@ func (m *Mapper) whole(t *table, typ string, c *change.Change, row []change.Valu
 func (m *Mapper) update(t *table, c *change.Change) error {
 	for i := range t.routes {
 		r := &t.routes[i]
-		if r.rules != nil && !r.rules.ops.has(opsOfUpdate) {
+		if r.rules != nil && !r.rules.ops.has(opsOfUpdate) && m.trace == nil {
 			continue
 		}
 		if r.key.doubt != nil && c.Old == nil {

@@ -22,6 +22,8 @@ type compiledRule struct {
 	data      *payload // nil is the whole row with what comes with it
 	otherwise bool
 	where     string
+	condition *checked // of when, for Explain
+	scope     *scope
 }
 
 // opSet is a set of operations.
@@ -111,6 +113,7 @@ func (c *ruleCompiler) rule(r *Rule) compiledRule {
 				c.errs = append(c.errs, s.fail(r.When, 0, "", "when must be true or false, and this is %s", typeName(e)))
 			}
 			out.when = s.compiler(e).cond(e.node)
+			out.condition, out.scope = e, s
 		}
 	}
 	if r.Data != nil {
@@ -163,13 +166,18 @@ var opsOfUpdate = opsOf(change.Update, change.Insert, change.Delete)
 // key is nil when it is not known yet.
 func (m *Mapper) ruleEvents(t *table, r *route, key []byte) error {
 	ops, emitted := opSetOf(m.row.op), false
-	if !r.rules.ops.has(ops) {
+	if !r.rules.ops.has(ops) && m.trace == nil {
 		return nil
 	}
 	m.row.begin(t)
 	for i := range r.rules.rules {
 		rule := &r.rules.rules[i]
-		if !rule.ops.has(ops) || rule.otherwise && emitted {
+		if !rule.ops.has(ops) {
+			m.note(r, rule, NotAsked)
+			continue
+		}
+		if rule.otherwise && emitted {
+			m.note(r, rule, NotNeeded)
 			continue
 		}
 		matched := rule.when == nil || rule.when(&m.row)
@@ -177,8 +185,10 @@ func (m *Mapper) ruleEvents(t *table, r *route, key []byte) error {
 			return m.ruleFailed(t, r, rule, key)
 		}
 		if !matched {
+			m.note(r, rule, NoMatch)
 			continue
 		}
+		m.note(r, rule, Matched)
 		emitted = emitted || !rule.otherwise
 		if err := m.ruleEvent(t, r, rule, &key); err != nil {
 			return err

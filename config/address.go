@@ -10,6 +10,9 @@ import (
 // url reads a connection string that check accepts. No error repeats any of it.
 func (r *reader) url(dst *URL, check func(anatomy) string) readFunc {
 	return func(path string, n *node) {
+		if r.unconnected && n.kind == kindText {
+			return
+		}
 		if n.kind == kindNumber || n.kind == kindBool {
 			r.fail(n.at, path, "want a URL, got %s", n.kind)
 			return

@@ -110,6 +110,18 @@ const maxFile = 1 << 20
 // `${VAR}`, as os.LookupEnv does; nil has none. The error is Errors when
 // the file could be read, and matches fs.ErrNotExist when there is none.
 func Load(path string, env func(string) (string, bool)) (*Config, error) {
+	return load(path, newReader(env))
+}
+
+// LoadMapping is Load for those who connect to nothing: the addresses are left out, so that their variables
+// need not be set.
+func LoadMapping(path string, env func(string) (string, bool)) (*Config, error) {
+	r := newReader(env)
+	r.unconnected = true
+	return load(path, r)
+}
+
+func load(path string, r *reader) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w; name another file with `-c FILE`, or do without: "+
@@ -118,13 +130,16 @@ func Load(path string, env func(string) (string, bool)) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	return Parse(path, data, env)
+	return r.parse(path, data)
 }
 
 // Parse is Load with the file's content in hand; name is what errors call the
 // file. The error is Errors, all that is wrong with the file in its order.
 func Parse(name string, data []byte, env func(string) (string, bool)) (*Config, error) {
-	r := newReader(env)
+	return newReader(env).parse(name, data)
+}
+
+func (r *reader) parse(name string, data []byte) (*Config, error) {
 	if root := r.tree(name, data); root != nil {
 		r.config(root)
 	}

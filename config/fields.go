@@ -8,10 +8,14 @@ import (
 // reader turns the tree of nodes into a Config and gathers what is wrong.
 // Only it knows which fields there are: one method a mapping of the file.
 type reader struct {
-	env   func(string) (string, bool)
-	cfg   *Config
-	lines []string // of the file
-	errs  Errors
+	env func(string) (string, bool)
+	// needs says which fields the file must have.
+	needs string
+	// unconnected leaves out the addresses, and with them what only the environment knows.
+	unconnected bool
+	cfg         *Config
+	lines       []string // of the file
+	errs        Errors
 }
 
 // readFunc reads the value of the field at path.
@@ -25,7 +29,7 @@ type field struct {
 }
 
 func newReader(env func(string) (string, bool)) *reader {
-	return &reader{env: env, cfg: &Config{
+	return &reader{env: env, needs: "`pipeline`, `source`, `sink` and `streams`", cfg: &Config{
 		Source: Source{Backfill: BackfillInitial, OnSlotLoss: OnSlotLossStop},
 		Sink: Sink{
 			Format:     FormatFields,

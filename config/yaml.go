@@ -88,7 +88,7 @@ func (b treeBuilder) document(f *ast.File, start Pos) *node {
 		root = b.node(doc.Body, start)
 	}
 	if root == nil {
-		b.fail(start, "", "the file is empty; it needs `pipeline`, `source`, `sink` and `streams`")
+		b.fail(start, "", "the file is empty; it needs %s", b.needs)
 	}
 	return root
 }

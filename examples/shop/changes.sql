@@ -1,4 +1,4 @@
-INSERT INTO customers VALUES (1, 'Ada'), (2, 'Grace');
+INSERT INTO customers VALUES (1, 'Ada', 'ada@example.com'), (2, 'Grace', 'grace@example.com');
 
 BEGIN; -- An order and its lines are one transaction, and arrive as one.
 INSERT INTO orders (id, customer_id, total) VALUES (7, 1, 42.50);

@@ -28,7 +28,7 @@ func withoutViews(ctx context.Context, conn *pgx.Conn, tables []table) ([]table,
 	return slices.DeleteFunc(tables, func(t table) bool { return slices.Contains(views, t.String()) }), nil
 }
 
-// Tables lists the tables of a database that may be captured, as the catalogue shows them now: without the columns' types.
+// Tables lists the tables of a database that may be captured, as the catalogue shows them now, sorted by name. It changes nothing.
 func Tables(ctx context.Context, url string) ([]*change.Relation, error) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {

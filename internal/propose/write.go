@@ -237,6 +237,7 @@ func (w *writer) events(t *Table, needsFull *bool) {
 		*needsFull = true
 	}
 	w.line(4, "#events:")
+	w.line(4, "#- {type: %s, on: read}", eventType(t, "known"))
 	w.line(4, "#- {type: %s, on: insert}", eventType(t, "created"))
 	before, after := member("old", c.Name), member("new", c.Name)
 	for _, value := range transitions(c) {
@@ -245,7 +246,7 @@ func (w *writer) events(t *Table, needsFull *bool) {
 			continue
 		}
 		what := value
-		if slices.Contains([]string{"created", "changed", "deleted"}, value) {
+		if slices.Contains([]string{"known", "created", "changed", "deleted"}, value) {
 			what = c.Name + "_" + value // those are of the whole row
 		}
 		when := fmt.Sprintf("%s != %s && %s == %[2]s", before, strconv.Quote(value), after)

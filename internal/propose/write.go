@@ -3,6 +3,7 @@ package propose
 import (
 	"bytes"
 	"fmt"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -398,10 +399,13 @@ func oneLine(text string) string {
 	}, text)
 }
 
+// plainName is text that YAML reads as itself wherever it stands, unless it is a word such as true.
+var plainName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]*( [A-Za-z0-9_.-]+)*$`)
+
 // scalar writes a name as YAML, in quotes where it needs them.
 func scalar(text string) string {
 	out, err := yaml.Marshal(text)
-	if plain := strings.TrimSuffix(string(out), "\n"); err == nil && plain == text && !strings.ContainsAny(text, "#:{}[],&*!|>'\"%@`") {
+	if err == nil && strings.TrimSuffix(string(out), "\n") == text && plainName.MatchString(text) {
 		return text
 	}
 	return "'" + strings.ReplaceAll(text, "'", "''") + "'"

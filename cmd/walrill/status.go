@@ -170,7 +170,7 @@ func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalC
 
 const (
 	stateSlotLost  = string(bridge.StateSlotLost)
-	slotLostAdvice = "what changes is missing from the streams; `walrill run` says since when, and the way out"
+	slotLostAdvice = "changes are missing from the streams; `walrill run` says since when, and the way out"
 )
 
 // printReport writes the report for people; what is empty or usual is left out.

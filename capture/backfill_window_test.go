@@ -308,3 +308,23 @@ func TestWindowRemembersDelivered(t *testing.T) {
 		t.Errorf("%v is remembered behind a low that sees it", b.core.delivered)
 	}
 }
+
+// A chunk is done when its high's whole transaction is durable, and the stream's changes are no more noted for it from high on.
+func TestWindowDurable(t *testing.T) {
+	b := newWindowBench(t, "k")
+	w := b.open()
+	if rows := b.close(); len(rows) != 1 || b.t1.window != nil {
+		t.Errorf("rows %q, window %v", rows, b.t1.window)
+	}
+	end := b.lsn + 5
+	b.core.durable(end - 1)
+	select {
+	case out := <-w.done:
+		t.Errorf("%+v before it is durable", out)
+	default:
+	}
+	b.core.durable(end)
+	if out := <-w.done; out.again != "" || out.end != end || out.count != 1 {
+		t.Errorf("it ended as %+v", out)
+	}
+}

@@ -163,7 +163,7 @@ func (f *follower) has(text string) bool {
 
 func (f *follower) await(text string) {
 	f.t.Helper()
-	if !harness.Poll(20*time.Second, func() bool { return f.has(text) }) {
+	if !harness.Poll(60*time.Second, func() bool { return f.has(text) }) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.t.Fatalf("no %q in %q", text, f.seen)
@@ -172,13 +172,13 @@ func (f *follower) await(text string) {
 
 func (f *follower) awaitDone(table string) {
 	f.t.Helper()
-	harness.Eventually(f.t, 20*time.Second, table+" is done", func() bool { return f.store.state(table).State == BackfillDone })
+	harness.Eventually(f.t, 60*time.Second, table+" is done", func() bool { return f.store.state(table).State == BackfillDone })
 }
 
 // awaitWaits waits until the table's backfill says that it waits, and for what.
 func (f *follower) awaitWaits(table, what string) {
 	f.t.Helper()
-	harness.Eventually(f.t, 20*time.Second, table+" waits "+what, func() bool { return strings.Contains(f.store.state(table).Waits, what) })
+	harness.Eventually(f.t, 60*time.Second, table+" waits "+what, func() bool { return strings.Contains(f.store.state(table).Waits, what) })
 }
 
 // start asks for a backfill as the command does.

@@ -6,11 +6,13 @@ import (
 	"strings"
 )
 
-// Schema is one version of what `data` holds in a stream's events of a table: an entry of the
-// catalogue. Versions count from 1 for each stream and table, and a number never gets another meaning.
+// Schema is one version of what `data` holds in a stream's events: an entry of the catalogue. It is of a
+// table's rows or, for events that rules make, of an event type. Versions count from 1 for each, and a number never
+// gets another meaning.
 type Schema struct {
 	Stream  string `json:"stream"`
-	Table   string `json:"table"` // such as public.orders
+	Type    string `json:"type,omitempty"` // of events that rules make, such as order.paid; empty for rows
+	Table   string `json:"table"`          // such as public.orders
 	Version int    `json:"version"`
 	// Since is the commit LSN of the transaction that first used it, such as 0/16B3748.
 	Since string `json:"since"`
@@ -23,24 +25,61 @@ type Schema struct {
 // SchemaColumn is one member of data.
 type SchemaColumn struct {
 	Name string `json:"name"`
-	Type string `json:"type"` // as Postgres declares it, such as numeric(10,2)
-	JSON string `json:"json"` // integer, number, string, boolean, array, object, or any
+	Type string `json:"type,omitempty"` // as Postgres declares it, such as numeric(10,2); of rows only
+	JSON string `json:"json"`           // integer, number, string, boolean, array, object, or any
+	// Column is the column that the value is a copy of, when it has another name; empty otherwise.
+	Column string `json:"column,omitempty"`
+	// Optional members are not in every event of the type.
+	Optional bool           `json:"optional,omitempty"`
+	Fields   []SchemaColumn `json:"fields,omitempty"` // of an object whose members are known, in their order
+}
+
+func (c SchemaColumn) equal(o SchemaColumn) bool {
+	return c.Name == o.Name && c.Type == o.Type && c.JSON == o.JSON && c.Column == o.Column && c.Optional == o.Optional &&
+		slices.EqualFunc(c.Fields, o.Fields, SchemaColumn.equal)
 }
 
 // Describes reports whether both describe the same data: whether one version does for both.
 func (s *Schema) Describes(o *Schema) bool {
-	return s.Stream == o.Stream && s.Table == o.Table && slices.Equal(s.Key, o.Key) && slices.Equal(s.Columns, o.Columns)
+	return s.Stream == o.Stream && s.Type == o.Type && s.Table == o.Table && slices.Equal(s.Key, o.Key) &&
+		slices.EqualFunc(s.Columns, o.Columns, SchemaColumn.equal)
 }
 
-// Field is the field of the catalogue's hash that holds a version: orders/public.orders/2.
-func (s *Schema) Field() string { return s.name() + "/" + strconv.Itoa(s.Version) }
+// SharesNumbers reports whether both have their versions from one series: those of a name, and those of an event type
+// that is called as a table's rows are without rules, so that an entry's type, table and version always lead to one schema.
+func (s *Schema) SharesNumbers(o *Schema) bool {
+	return s.Stream == o.Stream && (s.subject() == o.subject() || s.shadows(o) || o.shadows(s))
+}
+
+func (s *Schema) shadows(rows *Schema) bool {
+	if rows.Type != "" || s.Type == "" || s.Table != rows.Table {
+		return false
+	}
+	_, table, _ := strings.Cut(rows.Table, ".")
+	kind, ok := strings.CutPrefix(s.Type, table+".")
+	return ok && slices.Contains(rowKinds, kind)
+}
+
+// rowKinds end the types of events that no rule makes: orders.created.
+var rowKinds = []string{"created", "updated", "deleted", "truncated", "read"}
+
+// Field is the field of the catalogue's hash that holds a version: orders/public.orders/2, or orders/order.paid/2.
+func (s *Schema) Field() string { return s.Name() + "/" + strconv.Itoa(s.Version) }
 
 // HighestField is the field of the hash :meta that holds the highest version ever given, so that
 // no number is given again when the catalogue is lost.
-func (s *Schema) HighestField() string { return metaSchema + s.name() }
+func (s *Schema) HighestField() string { return metaSchema + s.Name() }
 
 var schemaEscape = strings.NewReplacer("%", "%25", "/", "%2F")
 
-func (s *Schema) name() string {
-	return schemaEscape.Replace(s.Stream) + "/" + schemaEscape.Replace(s.Table)
+// Name is what the versions are of: a stream and a table, or an event type, as in Field.
+func (s *Schema) Name() string {
+	return schemaEscape.Replace(s.Stream) + "/" + schemaEscape.Replace(s.subject())
+}
+
+func (s *Schema) subject() string {
+	if s.Type != "" {
+		return s.Type
+	}
+	return s.Table
 }

@@ -50,11 +50,11 @@ func (w *Writer) appendCloudEvent(dst []byte, e *Event) ([]byte, int) {
 	if e.Schema > 0 {
 		dst = append(dst, w.ceSchema...)
 		dst = append(appendSegment(dst, e.Stream.Name), '/')
-		table := e.Table
+		subject := e.Table
 		if e.Shape != nil {
-			table = e.Shape.Table
+			subject = e.Shape.subject()
 		}
-		dst = append(appendSegment(dst, table), '/')
+		dst = append(appendSegment(dst, subject), '/')
 		dst = append(strconv.AppendUint(dst, uint64(e.Schema), 10), '"')
 	}
 	if len(e.Key) > 0 {

@@ -24,7 +24,7 @@ func (p *Publisher) ClaimSchema(ctx context.Context, s *event.Schema) (version i
 		}
 	}
 	var claim event.Schema
-	err = p.insist(ctx, "claim a schema version for table "+s.Table, func(l *link) error {
+	err = p.insist(ctx, "claim a schema version for "+s.Name(), func(l *link) error {
 		c, err := l.to(ctx, p.session.commits.slot)
 		if err != nil {
 			return err
@@ -38,7 +38,7 @@ func (p *Publisher) ClaimSchema(ctx context.Context, s *event.Schema) (version i
 		return 0, err
 	}
 	if claim.Version > 1 {
-		p.o.Log.Info("schema", "stream", s.Stream, "table", s.Table, "version", claim.Version)
+		p.o.Log.Info("schema", "of", s.Name(), "version", claim.Version)
 	}
 	p.use(claim)
 	return claim.Version, nil
@@ -50,7 +50,7 @@ func (p *Publisher) use(s event.Schema) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	same := func(o *event.Schema) bool {
-		return o.Version == s.Version && o.Stream == s.Stream && o.Table == s.Table
+		return o.Version == s.Version && o.Name() == s.Name()
 	}
 	if !slices.ContainsFunc(p.schemas, same) {
 		p.schemas = append(p.schemas, &s)
@@ -135,11 +135,11 @@ func look(known []event.Schema, meta map[string]any, s *event.Schema) (highest i
 	for i := range known {
 		k := &known[i]
 		switch {
-		case k.Stream != s.Stream || k.Table != s.Table:
+		case !k.SharesNumbers(s):
 			continue
 		case k.Describes(s) && (s.Version == 0 || s.Version == k.Version):
 			s.Version, found = k.Version, true
-		case k.Version == s.Version:
+		case k.Version == s.Version && k.Name() == s.Name():
 			return 0, false, fmt.Errorf("%w: %s", errCatalogueChanged, k.Field())
 		}
 		highest = max(highest, k.Version)

@@ -20,6 +20,12 @@ func orderSchema(table string, columns ...string) *event.Schema {
 	return s
 }
 
+func typeSchema(name string, columns ...string) *event.Schema {
+	s := orderSchema("public.orders", columns...)
+	s.Type = name
+	return s
+}
+
 func claimed(t *testing.T, l *loop, s *event.Schema) int {
 	t.Helper()
 	version, err := l.p.ClaimSchema(t.Context(), s)
@@ -58,6 +64,11 @@ func TestClaimSchema(t *testing.T) {
 		{first, orderSchema("public.orders", "other"), 3},
 		{first, orderSchema("public.lines", "id"), 1},
 		{first, orderSchema("shop/of%.lines", "id"), 1},
+		{first, typeSchema("order.paid", "id"), 1},
+		{second, typeSchema("order.paid", "id", "total"), 2},
+		{second, typeSchema("order.paid", "id"), 1},
+		{first, typeSchema("orders.created", "id"), 4},            // rows without rules were called so, in 3 versions
+		{second, orderSchema("public.orders", "fifth", "row"), 5}, // and are still
 	} {
 		if got := claimed(t, step.l, step.schema); got != step.want {
 			t.Errorf("step %d: version %d, want %d", i, got, step.want)

@@ -2,13 +2,15 @@ package transform
 
 import (
 	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/event"
 )
 
 // payload is data as a rule builds it: constant JSON with the values between.
 type payload struct {
 	parts    []part
 	tail     []byte
-	wholeNew bool // a row in it may lack columns
+	wholeNew bool                 // a row in it may lack columns
+	schema   []event.SchemaColumn // its members; nil when they are not known
 }
 
 // part is constant JSON and the value behind it: a column as it is, a whole
@@ -25,11 +27,13 @@ type part struct {
 // payload compiles data.
 func (c *ruleCompiler) payload(s *scope, ops opSet, p *Payload) *payload {
 	out := &payload{}
-	c.payloadPart(out, s, ops, p, true)
+	out.schema = c.payloadPart(out, s, ops, p, true).Fields
 	return out
 }
 
-func (c *ruleCompiler) payloadPart(out *payload, s *scope, ops opSet, p *Payload, top bool) {
+// payloadPart compiles a part of data and says what its value is.
+func (c *ruleCompiler) payloadPart(out *payload, s *scope, ops opSet, p *Payload, top bool) event.SchemaColumn {
+	is := event.SchemaColumn{JSON: jsonAny}
 	switch p.Kind {
 	case PayloadObject:
 		for i := range p.Object {
@@ -38,13 +42,20 @@ func (c *ruleCompiler) payloadPart(out *payload, s *scope, ops opSet, p *Payload
 				sep = '{'
 			}
 			out.tail = append(appendString(append(out.tail, sep), []byte(p.Object[i].Name)), ':')
-			c.payloadPart(out, s, ops, &p.Object[i].Value, false)
+			member := c.payloadPart(out, s, ops, &p.Object[i].Value, false)
+			member.Name = p.Object[i].Name
+			if member.Column == member.Name {
+				member.Column = ""
+			}
+			is.Fields = append(is.Fields, member)
 		}
+		is.JSON = jsonObject
 		if len(p.Object) == 0 {
 			out.tail = append(out.tail, '{')
 		}
 		out.tail = append(out.tail, '}')
 	case PayloadList:
+		is.JSON = jsonArray
 		out.tail = append(out.tail, '[')
 		for i := range p.List {
 			if i > 0 {
@@ -55,31 +66,39 @@ func (c *ruleCompiler) payloadPart(out *payload, s *scope, ops opSet, p *Payload
 		out.tail = append(out.tail, ']')
 	case PayloadJSON:
 		out.tail = append(out.tail, p.JSON...)
+		is.JSON = jsonKindOf(p.JSON)
 	default:
-		if part, ok := c.valuePart(s, ops, p.Expr, top); ok {
+		var part part
+		var ok bool
+		if part, is, ok = c.valuePart(s, ops, p.Expr, top); ok {
 			part.before, out.tail = out.tail, nil
 			out.parts = append(out.parts, part)
 			out.wholeNew = out.wholeNew || part.row != nil && *part.row == newRow
 		}
 	}
+	return is
 }
 
-func (c *ruleCompiler) valuePart(s *scope, ops opSet, e *Expr, top bool) (part, bool) {
+func (c *ruleCompiler) valuePart(s *scope, ops opSet, e *Expr, top bool) (part, event.SchemaColumn, bool) {
+	is := event.SchemaColumn{JSON: jsonAny}
 	if side, ok := c.wholeRow(s, ops, e); ok {
-		return part{expr: e, row: &side}, true
+		is.JSON, is.Fields = jsonObject, c.rowFields(ops)
+		return part{expr: e, row: &side}, is, true
 	}
 	checked := c.check(s, ops, e)
 	if checked == nil {
-		return part{}, false
+		return part{}, is, false
 	}
 	if top && !checked.isUnknown() && !checked.result.IsMap() {
 		c.errs = append(c.errs, s.fail(e, 0, "write data: {name: expression}", "data must be an object, and this is %s", typeName(checked)))
 	}
 	compiler := s.compiler(checked)
 	if column := compiler.column(checked.node); column != nil {
-		return part{expr: e, column: column, append: c.encoding.appender(c.rel.Columns[column.column].Type)}, true
+		is.JSON, is.Column = c.encoding.jsonKind(s.rel.Columns[column.column].Type), s.rel.Columns[column.column].Name
+		return part{expr: e, column: column, append: c.encoding.appender(c.rel.Columns[column.column].Type)}, is, true
 	}
-	return part{expr: e, value: compiler.value(checked.node)}, true
+	is.JSON = checked.jsonKind()
+	return part{expr: e, value: compiler.value(checked.node)}, is, true
 }
 
 // wholeRow recognises `new` and `old` alone.

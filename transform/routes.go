@@ -92,7 +92,7 @@ func compileRoute(rel *change.Relation, tm *TableMapping, envelope bool) (route,
 	key, err := newKeyer(rel, tm)
 	e := encoding{numbersAsText: tm.NumbersAsText}
 	shape, errs := newShape(rel, &tm.Columns, e)
-	c := ruleCompiler{rel: rel, encoding: e, errs: errs}
+	c := ruleCompiler{rel: rel, encoding: e, row: shape.schema, errs: errs}
 	rules := c.compile(tm.Rules)
 	r := route{key: key, shape: shape, rules: rules, doubts: c.doubts, where: tm.Where}
 	if tm.Columns.all() && !tm.NumbersAsText {

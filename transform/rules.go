@@ -24,6 +24,7 @@ type compiledRule struct {
 	where     string
 	condition *checked // of when, for Explain
 	scope     *scope
+	schema    *event.Schema // of the type, which other rules may make too
 }
 
 // opSet is a set of operations.
@@ -87,6 +88,7 @@ func ruleScope(rel *change.Relation, ops opSet) *scope {
 type ruleCompiler struct {
 	rel      *change.Relation
 	encoding encoding
+	row      []event.SchemaColumn // of the whole row
 	errs     []*Error
 	doubts   []*Error
 }
@@ -233,9 +235,7 @@ func (m *Mapper) ruleEvent(t *table, r *route, rule *compiledRule, key *[]byte) 
 	for i := range m.events[first:] {
 		e := &m.events[first+i]
 		e.Data, e.Old, e.Unchanged = data, old, unchanged
-		if rule.data != nil { // the catalogue has no such data yet
-			e.Schema, e.Shape = 0, nil
-		}
+		e.Schema, e.Shape = rule.schema.Version, rule.schema
 	}
 	return nil
 }

@@ -27,6 +27,7 @@ var update = flag.Bool("update", false, "rewrite the scenarios' answers")
 //	rows [include=COLUMNS] [exclude=COLUMNS] [rename=FROM:TO,FROM:TO] [numbers=string] [key=EXPRESSION]
 //	table NAME IDENTITY[=INDEX COLUMNS] [pk=COLUMNS] NAME:TYPE...
 //	check TABLE
+//	schemas TABLE, of the events that its rules make
 //	envelope, for Mapping.Envelope
 //	begin LSN XID
 //	insert|read TABLE NEW..., delete TABLE OLD..., update TABLE NEW... [| OLD...], truncate TABLE
@@ -144,6 +145,8 @@ func (s *scenario) run(command string, args []string) string {
 	case "check":
 		streams, err := s.mapper.Check(s.tables[args[0]])
 		return streamNames(streams) + errorLine(err)
+	case "schemas":
+		return s.schemas(args[0])
 	case "streams":
 		return streamNames(s.mapper.Streams())
 	}
@@ -155,6 +158,39 @@ func errorLine(err error) string {
 		return ""
 	}
 	return "error: " + err.Error() + "\n"
+}
+
+func (s *scenario) schemas(name string) string {
+	t, err := s.mapper.table(s.tables[name])
+	if err != nil {
+		return errorLine(err)
+	}
+	var b strings.Builder
+	seen := map[*event.Schema]bool{}
+	for _, r := range t.routes[0].rules.rules {
+		if !seen[r.schema] {
+			fmt.Fprintf(&b, "%s key=%s%s\n", r.schema.Name(), strings.Join(r.schema.Key, ","), members(r.schema.Columns))
+		}
+		seen[r.schema] = true
+	}
+	return b.String()
+}
+
+func members(columns []event.SchemaColumn) string {
+	var b strings.Builder
+	for _, c := range columns {
+		fmt.Fprintf(&b, " %s:%s", c.Name, c.JSON)
+		if c.Optional {
+			b.WriteByte('?')
+		}
+		if c.Column != "" {
+			b.WriteString("=" + c.Column)
+		}
+		if c.Fields != nil {
+			fmt.Fprintf(&b, "{%s}", members(c.Fields))
+		}
+	}
+	return b.String()
 }
 
 func streamNames(streams []*event.Stream) string {

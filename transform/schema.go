@@ -1,30 +1,168 @@
 package transform
 
-import "github.com/walrill/walrill/change"
+import (
+	"slices"
+	"strings"
+
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/event"
+)
+
+// The kinds of JSON value that schemas tell apart.
+const (
+	jsonInteger = "integer"
+	jsonNumber  = "number"
+	jsonString  = "string"
+	jsonBoolean = "boolean"
+	jsonArray   = "array"
+	jsonObject  = "object"
+	jsonAny     = "any"
+)
 
 // jsonKind is the kind of JSON value that a type's values are, NULL apart. NaN and the infinities,
 // which JSON has no number for, are strings all the same.
 func (e encoding) jsonKind(t *change.Type) string {
 	if t == nil {
-		return "string"
+		return jsonString
 	}
 	switch t.Shape {
 	case change.ShapeBool:
-		return "boolean"
+		return jsonBoolean
 	case change.ShapeNumber:
 		switch k := columnKind(t); {
 		case e.numbersAsText && (t.OID == oidInt8 || k == kindDecimal):
-			return "string"
+			return jsonString
 		case k == kindInt:
-			return "integer"
+			return jsonInteger
 		}
-		return "number"
+		return jsonNumber
 	case change.ShapeJSON:
-		return "any"
+		return jsonAny
 	case change.ShapeArray, change.ShapeVector:
-		return "array"
+		return jsonArray
 	case change.ShapeComposite:
-		return "object"
+		return jsonObject
 	}
-	return "string"
+	return jsonString
+}
+
+// jsonKind is the kind of an expression's value, NULL apart, as far as its types tell.
+func (c *checked) jsonKind() string {
+	switch {
+	case c.result.Nil || c.isUnknown():
+		return jsonAny
+	case c.result.IsBool():
+		return jsonBoolean
+	case c.result.IsInteger:
+		return jsonInteger
+	case c.result.IsNumber():
+		return jsonNumber
+	case c.result.IsString():
+		return jsonString
+	case c.result.IsArray():
+		return jsonArray
+	case c.result.IsMap():
+		return jsonObject
+	}
+	return jsonAny
+}
+
+// jsonKindOf is the kind of a constant that is a number, a truth value or null.
+func jsonKindOf(text string) string {
+	switch {
+	case text == "true" || text == "false":
+		return jsonBoolean
+	case text == "null":
+		return jsonAny
+	case strings.ContainsAny(text, ".eE"):
+		return jsonNumber
+	}
+	return jsonInteger
+}
+
+// rowFields are the members of a row inside of data. What Postgres may not send may be missing.
+func (c *ruleCompiler) rowFields(ops opSet) []event.SchemaColumn {
+	fields := withoutTypes(c.row)
+	if c.rel.Identity != change.IdentityFull && ops != opsOf(change.Read) {
+		for i := range fields {
+			fields[i].Optional = true
+		}
+	}
+	return fields
+}
+
+// withoutTypes leaves Postgres's types out: data that a mapping builds keeps its version when a column's type
+// changes and its JSON does not.
+func withoutTypes(columns []event.SchemaColumn) []event.SchemaColumn {
+	out := slices.Clone(columns)
+	for i := range out {
+		out[i].Type = ""
+	}
+	return out
+}
+
+// schemas makes one schema of each event type of the route's rules: several rules that make one type are
+// one to its readers.
+func (s *ruleSet) schemas(rows *event.Schema) {
+	byType := map[string]*event.Schema{}
+	built := map[string]bool{}
+	for i := range s.rules {
+		built[s.rules[i].typ] = built[s.rules[i].typ] || s.rules[i].data != nil
+	}
+	for i := range s.rules {
+		r := &s.rules[i]
+		columns := rows.Columns
+		if r.data != nil {
+			columns = r.data.schema
+		} else if built[r.typ] {
+			columns = withoutTypes(columns)
+		}
+		if r.schema = byType[r.typ]; r.schema != nil {
+			r.schema.Columns = mergeColumns(r.schema.Columns, columns)
+			continue
+		}
+		r.schema = &event.Schema{Stream: rows.Stream, Type: r.typ, Table: rows.Table, Key: rows.Key, Columns: append([]event.SchemaColumn{}, columns...)}
+		byType[r.typ] = r.schema
+	}
+}
+
+// mergeColumns are the members of data that may be in the form of a or of b.
+func mergeColumns(a, b []event.SchemaColumn) []event.SchemaColumn {
+	merged := []event.SchemaColumn{}
+	for _, c := range a {
+		i := slices.IndexFunc(b, func(o event.SchemaColumn) bool { return o.Name == c.Name })
+		if i < 0 {
+			c.Optional = true
+		} else {
+			c = mergeColumn(c, b[i])
+		}
+		merged = append(merged, c)
+	}
+	for _, c := range b {
+		if !slices.ContainsFunc(a, func(o event.SchemaColumn) bool { return o.Name == c.Name }) {
+			c.Optional = true
+			merged = append(merged, c)
+		}
+	}
+	return merged
+}
+
+func mergeColumn(a, b event.SchemaColumn) event.SchemaColumn {
+	a.Optional = a.Optional || b.Optional
+	if a.Column != b.Column {
+		a.Column = ""
+	}
+	numbers := []string{jsonInteger, jsonNumber}
+	switch {
+	case a.JSON == jsonObject && b.JSON == jsonObject && len(a.Fields) > 0 && len(b.Fields) > 0:
+		a.Fields = mergeColumns(a.Fields, b.Fields)
+		return a
+	case a.JSON == b.JSON:
+	case slices.Contains(numbers, a.JSON) && slices.Contains(numbers, b.JSON):
+		a.JSON = jsonNumber
+	default:
+		a.JSON = jsonAny
+	}
+	a.Fields = nil
+	return a
 }

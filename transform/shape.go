@@ -68,7 +68,11 @@ func newShape(rel *change.Relation, columns *Columns, e encoding) (*shape, []*Er
 		}
 		taken[names[i]] = c.Name
 		s.columns = append(s.columns, s.all[i])
-		s.schema = append(s.schema, event.SchemaColumn{Name: names[i], Type: c.TypeName, JSON: e.jsonKind(c.Type)})
+		schema := event.SchemaColumn{Name: names[i], Type: c.TypeName, JSON: e.jsonKind(c.Type)}
+		if names[i] != c.Name {
+			schema.Column = c.Name
+		}
+		s.schema = append(s.schema, schema)
 	}
 	return s, errs
 }

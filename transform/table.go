@@ -42,6 +42,9 @@ func newTable(rel *change.Relation, routes []route) *table {
 	for i := range routes {
 		r := &routes[i]
 		r.schema = &event.Schema{Stream: r.stream.Name, Table: t.name, Key: r.key.schema(rel), Columns: r.shape.schema}
+		if r.rules != nil {
+			r.rules.schemas(r.schema)
+		}
 	}
 	return t
 }

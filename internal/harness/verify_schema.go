@@ -10,6 +10,7 @@ import (
 // schemaShape is a field of the hash :catalogue, as far as Verify looks.
 type schemaShape struct {
 	Stream, Table string
+	Type          string // of events that rules make
 	Version       int
 	Key           []string
 	Columns       []struct{ Name, Type, JSON string }
@@ -37,7 +38,9 @@ func (v *verifier) checkSchemas(ctx context.Context, entries []streamEntry) erro
 		if err := json.Unmarshal([]byte(text), s); err != nil {
 			return fmt.Errorf("%s: %w", field, err)
 		}
-		catalogue[fmt.Sprintf("%s/%s/%d", s.Stream, s.Table, s.Version)] = s
+		if s.Type == "" {
+			catalogue[fmt.Sprintf("%s/%s/%d", s.Stream, s.Table, s.Version)] = s
+		}
 	}
 	for i := range entries {
 		e := &entries[i]

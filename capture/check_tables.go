@@ -44,7 +44,7 @@ func (c *checker) tables(ctx context.Context) []table {
 		}
 	}
 	switch {
-	case len(tables) == 0 && len(c.out.Findings) == before:
+	case c.opts.empty(tables) && len(c.out.Findings) == before:
 		c.found("tables", errNoTables)
 	case len(tables) > 0:
 		c.ok("tables", "%d of %d in the database are captured", len(tables), len(all))

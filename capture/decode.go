@@ -21,6 +21,8 @@ type decoder struct {
 	tx      change.Tx
 	inTx    bool
 
+	outside func(prefix string) // is told of messages outside a transaction; may be nil
+
 	changes []change.Change // reused; a truncate of several tables is several changes
 	new     []change.Value  // reused
 	old     []change.Value  // reused
@@ -172,12 +174,15 @@ func (d *decoder) truncate(r *reader, item *change.Item) error {
 }
 
 // message reads a logical message. One outside a transaction has no commit
-// LSN of its own, so it can have no position and says nothing.
+// LSN of its own, so it can have no position and says nothing, but to outside.
 func (d *decoder) message(r *reader, item *change.Item) (bool, error) {
 	transactional := r.byte()&1 != 0
 	r.skip(8)
 	prefix := r.string()
 	content := r.bytes(int(r.uint32()))
+	if r.err == nil && !transactional && d.outside != nil {
+		d.outside(prefix)
+	}
 	if r.err != nil || !transactional {
 		return false, r.err
 	}

@@ -190,3 +190,24 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// A message outside a transaction makes no item, and whoever wants to know is told of it.
+func TestMessageOutsideATransaction(t *testing.T) {
+	d := newDecoder(noTypes)
+	var told []string
+	d.outside = func(prefix string) { told = append(told, prefix) }
+	for _, flags := range []string{"\x00", "\x01"} {
+		data := "M" + flags + "\x00\x00\x00\x00\x00\x00\x00\x01" + "orders\x00" + "\x00\x00\x00\x02" + "{}"
+		var item change.Item
+		ok, err := d.decode([]byte(data), &item)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := flags == "\x01"; ok != want {
+			t.Errorf("flags %q: an item is %t", flags, ok)
+		}
+	}
+	if diff := cmp.Diff([]string{"orders"}, told); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+}

@@ -58,7 +58,7 @@ func (s *Source) readPublication(ctx context.Context, conn *pgx.Conn) (publicati
 
 // ensurePublication creates the publication, or brings it in step with tables.
 func (s *Source) ensurePublication(ctx context.Context, conn *pgx.Conn, tables []table) (publication, error) {
-	if len(tables) == 0 {
+	if selection := s.selection(); selection.empty(tables) {
 		return publication{}, errNoTables
 	}
 	pub, err := s.readPublication(ctx, conn)
@@ -145,8 +145,12 @@ func (s *Source) publicationSQL(pub publication, tables []table) []string {
 	wanted := sqlNames(tables)
 	only := func(tables []string) string { return "ONLY " + strings.Join(tables, ", ONLY ") }
 	if !pub.exists {
+		tables := ""
+		if len(wanted) > 0 {
+			tables = " FOR TABLE " + only(wanted)
+		}
 		return []string{
-			fmt.Sprintf("CREATE PUBLICATION %s FOR TABLE %s WITH (publish_via_partition_root = true)", name, only(wanted)),
+			fmt.Sprintf("CREATE PUBLICATION %s%s WITH (publish_via_partition_root = true)", name, tables),
 			fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", name, literal(s.mark())),
 		}
 	}

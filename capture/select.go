@@ -23,7 +23,7 @@ func (s *Source) Fit(ctx context.Context, selection Selection) ([]*change.Relati
 	if err = errors.Join(err, unfit); err != nil {
 		return nil, err
 	}
-	if len(tables) == 0 {
+	if selection.empty(tables) {
 		return nil, errNoTables
 	}
 	pub, err := s.readPublication(ctx, conn)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -47,6 +48,8 @@ type Selection struct {
 	Wanted func(*change.Relation) (bool, error)
 	// Named are the tables that the configuration names one by one, and where: file:line.
 	Named map[string]string
+	// Prefixes are those of the logical messages that are wanted, too. With some, no table need be.
+	Prefixes []string
 }
 
 // Source is a Postgres database that changes are captured from.
@@ -199,6 +202,7 @@ func (s *Source) start(ctx context.Context, stream *Stream) (err error) {
 	})
 	stream.decoder.repairs = s.repairPrefix()
 	stream.decoder.emptied = func(content []byte) (*change.Relation, error) { return s.emptied(ctx, stream, types, content) }
+	stream.decoder.outside = s.warnOutside()
 	if stream.conn, stream.frames, err = s.connectReplication(ctx); err != nil {
 		return err
 	}
@@ -218,6 +222,17 @@ func (s *Source) start(ctx context.Context, stream *Stream) (err error) {
 		return s.startError(err)
 	}
 	return nil
+}
+
+// warnOutside says once a prefix that messages which are wanted come without a transaction.
+func (s *Source) warnOutside() func(string) {
+	said := map[string]bool{}
+	return func(prefix string) {
+		if !said[prefix] && slices.Contains(s.selection().Prefixes, prefix) {
+			said[prefix] = true
+			s.opts.Log.Warn("a message that is not transactional is not published: it has no position of its own; write pg_logical_emit_message(true, …)", "prefix", prefix)
+		}
+	}
 }
 
 // confirmed reads where the slot starts, now that nobody else can move it.

@@ -60,6 +60,9 @@ func (s *Selection) of(tables []table) (alone []table, unfit, err error) {
 	return alone, unfit, nil
 }
 
+// empty reports whether there is nothing to capture: no table, and no messages either.
+func (s *Selection) empty(tables []table) bool { return len(tables) == 0 && len(s.Prefixes) == 0 }
+
 // missing are the tables that the configuration names and that are not there.
 func (s *Source) missing(tables []table) []string {
 	selection := s.selection()

@@ -61,6 +61,11 @@ func TestLoadFull(t *testing.T) {
 				{Pattern: "audit.*"},
 				{Pattern: "audit.logins", Key: []string{"user_id"}},
 			}},
+			{Name: "notices", Partitions: 1, Messages: Messages{Prefix: "notices"}, Tables: []Table{
+				{Pattern: "public.outbox", Outbox: &Outbox{ID: Name{Name: "id"}, AggregateType: Name{Name: "aggregatetype"}, AggregateID: Name{Name: "aggregateid"},
+					Type: Name{Name: "type"}, Payload: Name{Name: "payload"}, Headers: Name{Name: "headers"}}},
+				{Pattern: "public.letters", Outbox: &Outbox{For: []string{"Letter", "Parcel"}, Read: true}},
+			}},
 			{Name: "*", Partitions: 1, Tables: []Table{{Pattern: "inventory.*"}}},
 		},
 	}

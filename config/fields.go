@@ -122,9 +122,14 @@ func (r *reader) streams(path string, n *node) {
 		if msg := checkStream(e.name); msg != "" {
 			r.fail(e.at, at, "the stream's name %s", msg)
 		}
+		need := "tables: {public.orders: {}}"
+		if slices.ContainsFunc(e.value.entries, func(e entry) bool { return e.name == "messages" }) {
+			need = ""
+		}
 		r.mapping(at, e.value,
 			field{name: "partitions", read: func(path string, n *node) { integer(r, path, n, &s.Partitions, 1, maxPartitions) }},
-			field{"tables", func(path string, n *node) { s.Tables = r.tables(path, n) }, "tables: {public.orders: {}}"},
+			field{"tables", func(path string, n *node) { s.Tables = r.tables(path, n) }, need},
+			field{name: "messages", read: func(path string, n *node) { r.messages(path, n, &s) }},
 		)
 		r.cfg.Streams = append(r.cfg.Streams, s)
 	}
@@ -150,7 +155,9 @@ func (r *reader) tables(path string, n *node) []Table {
 			field{name: "numbers", read: func(path string, n *node) { r.numbers(path, n, &t) }},
 			field{name: "toast", read: r.toast},
 			field{name: "events", read: func(path string, n *node) { t.Events = r.rules(path, n) }},
+			field{name: "outbox", read: func(path string, n *node) { r.outbox(path, n, &t) }},
 		)
+		r.checkOutbox(at, &t, e.value)
 		if msg == "" {
 			tables = append(tables, t)
 		}

@@ -53,6 +53,11 @@ func (w walk) object(path []string, s map[string]any) {
 	for _, name := range anyList(s["required"]) {
 		required = append(required, name.(string))
 	}
+	if otherwise, ok := s["else"].(map[string]any); ok { // with nothing there
+		for _, name := range anyList(otherwise["required"]) {
+			required = append(required, name.(string))
+		}
+	}
 	if known != nil {
 		if needed := w.needed(path); !slices.Equal(needed, slices.Sorted(slices.Values(required))) {
 			w.t.Errorf("%s: the reader needs %q, the schema %q", where, needed, required)

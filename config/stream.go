@@ -9,9 +9,11 @@ type Stream struct {
 	// Partitions is how many Redis keys the stream, or each of the streams of
 	// `*`, is spread over: 1 to 1024, default 1.
 	Partitions int
-	// Tables is at least one, in the order written, patterns distinct.
+	// Tables is at least one unless there are Messages, in the order written, patterns distinct.
 	Tables []Table
-	At     Pos
+	// Messages are the logical messages that it takes; a stream with some needs no tables.
+	Messages Messages
+	At       Pos
 }
 
 // Table is a table of a stream, or all tables of a schema.
@@ -29,6 +31,7 @@ type Table struct {
 	NumbersAsText bool
 	// Events are the rules; without any, a change is an event.
 	Events []Rule
+	Outbox *Outbox // instead of Key, Columns, NumbersAsText and Events; nil unless the table is an outbox
 	At     Pos
 }
 

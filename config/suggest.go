@@ -57,14 +57,18 @@ func home(name string) string {
 		return "under `sink: durability:`"
 	case "max_age", "max_entries", "keep_unread":
 		return "under `sink: retention:`"
-	case "partitions", "tables":
+	case "partitions", "tables", "messages":
 		return "under a stream's name in `streams`"
-	case "key", "columns", "numbers", "events":
+	case "key", "columns", "numbers", "events", "outbox":
 		return "under a table's name in `tables`"
 	case "include", "exclude", "rename":
 		return "under a table's `columns`"
 	case "type", "on", "when", "data", "otherwise":
 		return "in a rule of a table's `events`"
+	case "aggregatetype", "aggregateid", "payload", "headers", "for":
+		return "in a table's `outbox`"
+	case "prefix":
+		return "under a stream's `messages`"
 	case "mirror", "query", "affects":
 		return "under a view's name in `views`"
 	case "pipeline", "source", "sink", "streams", "views":

@@ -59,7 +59,7 @@ type TestEvent struct {
 }
 
 // TestEventFields are the fields that an expected event may have.
-var TestEventFields = []string{"stream", "partition", "type", "key", "op", "data", "old", "unchanged"}
+var TestEventFields = []string{"stream", "partition", "type", "key", "op", "data", "old", "unchanged", "headers"}
 
 var testOps = []string{"insert", "update", "delete", "truncate", "read"}
 

@@ -27,6 +27,7 @@ type Event struct {
 	Data      []byte // JSON object
 	Old       []byte // JSON object or empty
 	Unchanged []byte // JSON array or empty
+	Headers   []byte // JSON object or empty: what the writer of an outbox row or a message put beside the data
 	KeyData   []byte // the key's columns as a JSON object, for FormatDebezium; empty when the format or the event has none
 }
 

@@ -140,7 +140,7 @@ func TestFormatsRoundTrip(t *testing.T) {
 		text := rapid.StringMatching(`[ -~é\n"\\/%]{0,12}`)
 		e.Type, e.Key, e.Op = text.Draw(t, "type"), []byte(text.Draw(t, "key")), rapid.SampledFrom([]byte("cudtr")).Draw(t, "op")
 		e.Table = rapid.SampledFrom([]string{"public.orders", `a"b.c.d`, "s\n.é"}).Draw(t, "table")
-		e.Data, e.Old, e.Unchanged, e.KeyData = drawRow(t, "data"), nil, nil, drawRow(t, "key data")
+		e.Data, e.Old, e.Unchanged, e.KeyData, e.Headers = drawRow(t, "data"), nil, nil, drawRow(t, "key data"), drawRow(t, "headers")
 		if e.Op == 'u' {
 			if names := rapid.SliceOfN(text, 0, 3).Draw(t, "unchanged"); len(names) > 0 {
 				e.Unchanged = encode(names)

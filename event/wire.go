@@ -20,6 +20,7 @@ const (
 	fieldData      = "data"
 	fieldOld       = "old"
 	fieldUnchanged = "unchanged"
+	fieldHeaders   = "headers"
 )
 
 // TimeFormat is RFC 3339 with microseconds; times are in UTC.
@@ -65,6 +66,10 @@ func AppendEntry(dst []byte, e *Event) ([]byte, int) {
 		dst = AppendBulk(append(dst, bulkUnchanged...), e.Unchanged)
 		n += 2
 	}
+	if len(e.Headers) > 0 {
+		dst = AppendBulk(append(dst, bulkHeaders...), e.Headers)
+		n += 2
+	}
 	return dst, n + 8 // type, op, time and seq are always there
 }
 
@@ -82,6 +87,7 @@ const (
 	bulkData      = "$4\r\n" + fieldData + "\r\n"
 	bulkOld       = "$3\r\n" + fieldOld + "\r\n"
 	bulkUnchanged = "$9\r\n" + fieldUnchanged + "\r\n"
+	bulkHeaders   = "$7\r\n" + fieldHeaders + "\r\n"
 )
 
 // AppendBulk appends b as a RESP bulk string.
@@ -156,7 +162,8 @@ func parseFields(id string, pos Position, fields map[string]any) (Event, error) 
 		return s
 	}
 	e := Event{Position: pos, Type: get(fieldType), Key: []byte(get(fieldKey)), Table: get(fieldTable),
-		Data: []byte(get(fieldData)), Old: []byte(get(fieldOld)), Unchanged: []byte(get(fieldUnchanged))}
+		Data: []byte(get(fieldData)), Old: []byte(get(fieldOld)), Unchanged: []byte(get(fieldUnchanged)),
+		Headers: []byte(get(fieldHeaders))}
 	var err error
 	if e.Op, err = parseOp(get(fieldOp)); err != nil {
 		return e, fmt.Errorf("entry %s: %w", id, err)

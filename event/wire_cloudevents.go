@@ -74,6 +74,9 @@ func (w *Writer) appendCloudEvent(dst []byte, e *Event) ([]byte, int) {
 	if len(e.Unchanged) > 0 {
 		dst = AppendJSON(append(dst, `,"unchanged":`...), e.Unchanged)
 	}
+	if len(e.Headers) > 0 {
+		dst = AppendJSON(append(dst, `,"headers":`...), e.Headers)
+	}
 	if len(e.Data) > 0 {
 		dst = append(append(dst, `,"data":`...), e.Data...)
 	}
@@ -83,7 +86,7 @@ func (w *Writer) appendCloudEvent(dst []byte, e *Event) ([]byte, int) {
 // parseCloudEvent is the inverse of appendCloudEvent.
 func parseCloudEvent(pos Position, text string) (Event, error) {
 	var ce struct {
-		SpecVersion, Type, Subject, DataSchema, Sequence, Op, Table, Tx, Old, Unchanged string
+		SpecVersion, Type, Subject, DataSchema, Sequence, Op, Table, Tx, Old, Unchanged, Headers string
 
 		Time time.Time
 		Data json.RawMessage
@@ -92,7 +95,7 @@ func parseCloudEvent(pos Position, text string) (Event, error) {
 		return Event{}, fmt.Errorf("field %s: %w", fieldEvent, err)
 	}
 	e := Event{Position: pos, Type: ce.Type, Key: []byte(ce.Subject), Table: ce.Table, Time: ce.Time.UTC(),
-		Data: ce.Data, Old: []byte(ce.Old), Unchanged: []byte(ce.Unchanged)}
+		Data: ce.Data, Old: []byte(ce.Old), Unchanged: []byte(ce.Unchanged), Headers: []byte(ce.Headers)}
 	var err error
 	if e.Op, err = parseOp(ce.Op); err != nil {
 		return e, err

@@ -13,7 +13,7 @@ import (
 
 // The fields of an entry in FormatDebezium. Debezium Server has the first two, and record headers
 // behind them under names in capitals; ours in small letters hold what an envelope has no place for.
-// type, seq, schema and unchanged are as in FormatFields.
+// type, seq, schema, unchanged and headers are as in FormatFields.
 const (
 	fieldValue       = "value"
 	fieldOrderingKey = "ordering_key"
@@ -63,6 +63,10 @@ func (w *Writer) appendDebezium(dst []byte, e *Event) ([]byte, int) {
 	}
 	if len(e.Unchanged) > 0 {
 		dst = AppendBulk(append(dst, bulkUnchanged...), e.Unchanged)
+		n += 2
+	}
+	if len(e.Headers) > 0 {
+		dst = AppendBulk(append(dst, bulkHeaders...), e.Headers)
 		n += 2
 	}
 	return dst, n
@@ -192,7 +196,7 @@ func parseDebezium(pos Position, text string, fields map[string]any) (Event, err
 		s, _ := fields[name].(string)
 		return []byte(s)
 	}
-	e := Event{Position: pos, Type: string(get(fieldType)), Key: get(fieldOrderingKey), KeyData: get(fieldKey), Unchanged: get(fieldUnchanged),
+	e := Event{Position: pos, Type: string(get(fieldType)), Key: get(fieldOrderingKey), KeyData: get(fieldKey), Unchanged: get(fieldUnchanged), Headers: get(fieldHeaders),
 		Table: value.Source.Table, Tx: value.Source.TxID}
 	if value.Source.Schema != "" {
 		e.Table = value.Source.Schema + "." + e.Table

@@ -26,10 +26,10 @@ func TestAppendEntryGolden(t *testing.T) {
 		"every field": {
 			Event{Stream: NewStream("orders", 8), Partition: 3, Position: Position{23803720, 12}, Type: "order.paid",
 				Key: []byte("a%2Fb/7"), Op: 'u', Table: "public.orders", Time: when, Tx: 4294967295, Seq: 1 << 40, Schema: 2,
-				Data: []byte(`{"id": 7}`), Old: []byte(`{"id": 6}`), Unchanged: []byte(`["note"]`)},
+				Data: []byte(`{"id": 7}`), Old: []byte(`{"id": 6}`), Unchanged: []byte(`["note"]`), Headers: []byte(`{"id":"9"}`)},
 			[]string{"orders:3", "23803720-12", "type", "order.paid", "key", "a%2Fb/7", "op", "u", "table", "public.orders",
 				"time", "2026-11-03T08:05:07.042001Z", "tx", "4294967295", "seq", "1099511627776", "schema", "2",
-				"data", `{"id": 7}`, "old", `{"id": 6}`, "unchanged", `["note"]`},
+				"data", `{"id": 7}`, "old", `{"id": 6}`, "unchanged", `["note"]`, "headers", `{"id":"9"}`},
 		},
 		"what is empty is absent": {
 			Event{Stream: NewStream("audit", 1), Position: Position{1<<64 - 1, 1}, Op: 't', Time: time.Unix(0, 0), Seq: 1},
@@ -96,7 +96,7 @@ func drawEvent(t *rapid.T) Event {
 		Type:     rapid.String().Draw(t, "type"), Key: bytes.Draw(t, "key"), Op: rapid.Byte().Draw(t, "op"), Table: rapid.String().Draw(t, "table"),
 		Time: time.UnixMicro(rapid.Int64Range(-62_000_000_000_000_000, 253_000_000_000_000_000).Draw(t, "time")).UTC(),
 		Tx:   rapid.Uint32().Draw(t, "tx"), Seq: rapid.Uint64().Draw(t, "seq"), Schema: rapid.IntRange(0, 1<<40).Draw(t, "schema"),
-		Data: bytes.Draw(t, "data"), Old: bytes.Draw(t, "old"), Unchanged: bytes.Draw(t, "unchanged"),
+		Data: bytes.Draw(t, "data"), Old: bytes.Draw(t, "old"), Unchanged: bytes.Draw(t, "unchanged"), Headers: bytes.Draw(t, "headers"),
 	}
 	e.Partition = rapid.IntRange(0, len(e.Stream.Keys)-1).Draw(t, "partition")
 	return e

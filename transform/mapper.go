@@ -113,7 +113,7 @@ func (m *Mapper) RowsOf(rel *change.Relation) *event.Stream {
 		return nil // the table's Check says why
 	}
 	for i := range routes {
-		if routes[i].plain && routes[i].rules == nil {
+		if routes[i].plain && routes[i].rules == nil && routes[i].outbox == nil {
 			return routes[i].stream
 		}
 	}
@@ -124,11 +124,15 @@ func (m *Mapper) RowsOf(rel *change.Relation) *event.Stream {
 const maxSpare = 1 << 20
 
 // Map makes the events of a change; none for a table that is not mapped and
-// for a logical message. The slice and its bytes are valid until the next
+// for a logical message that no stream takes. The slice and its bytes are valid until the next
 // Map. The error is an *Error; the change then has no events and takes no position.
 func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 	if c.Op == change.Message {
-		return nil, nil
+		m.reset()
+		if err := m.message(c); err != nil {
+			return nil, err
+		}
+		return m.number(), nil
 	}
 	t, err := m.table(c.Relation)
 	if err != nil || len(t.routes) == 0 {
@@ -137,11 +141,7 @@ func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 	if err := t.check(c); err != nil {
 		return nil, err
 	}
-	m.changes++
-	m.events, m.buf = m.events[:0], m.buf[:0]
-	if cap(m.buf) > maxSpare {
-		m.buf = nil
-	}
+	m.reset()
 	if n := size(c.New) + size(c.Old); n > cap(m.buf) {
 		m.buf = make([]byte, 0, n+n/8) // a huge row at one go
 	}
@@ -162,17 +162,43 @@ func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 	if err != nil {
 		return nil, err
 	}
+	return m.number(), nil
+}
+
+// reset lets go of what the last Map made.
+func (m *Mapper) reset() {
+	m.changes++
+	m.events, m.buf = m.events[:0], m.buf[:0]
+	if cap(m.buf) > maxSpare {
+		m.buf = nil
+	}
+}
+
+// number gives the events their positions.
+func (m *Mapper) number() []event.Event {
 	for i := range m.events {
 		m.ordinal++
 		m.events[i].Position = event.Position{Commit: m.commit, Ordinal: m.ordinal}
 	}
-	return m.events, nil
+	return m.events
 }
 
 // whole makes the events of a change that has one row.
 func (m *Mapper) whole(t *table, typ string, c *change.Change, row []change.Value) error {
+	unclaimed := t.outbox && c.New != nil
 	for i := range t.routes {
 		r := &t.routes[i]
+		if r.outbox != nil {
+			if c.New == nil {
+				continue
+			}
+			took, err := m.outboxEvent(t, r, c)
+			if err != nil {
+				return err
+			}
+			unclaimed = unclaimed && !took
+			continue
+		}
 		if r.rules != nil {
 			m.row.set(c.Op, c.New, c.Old, nil, false)
 			if err := m.ruleEvents(t, r, nil); err != nil {
@@ -193,6 +219,9 @@ func (m *Mapper) whole(t *table, typ string, c *change.Change, row []change.Valu
 			return err
 		}
 	}
+	if unclaimed {
+		return m.unclaimed(t, c.New)
+	}
 	return nil
 }
 
@@ -200,7 +229,7 @@ func (m *Mapper) whole(t *table, typ string, c *change.Change, row []change.Valu
 func (m *Mapper) update(t *table, c *change.Change) error {
 	for i := range t.routes {
 		r := &t.routes[i]
-		if r.rules != nil && !r.rules.ops.has(opsOfUpdate) && m.trace == nil {
+		if r.outbox != nil || r.rules != nil && !r.rules.ops.has(opsOfUpdate) && m.trace == nil {
 			continue
 		}
 		if r.key.doubt != nil && c.Old == nil {
@@ -283,6 +312,9 @@ func (m *Mapper) updateRules(t *table, r *route, c *change.Change, key, oldKey [
 func (m *Mapper) truncate(t *table) error {
 	for i := range t.routes {
 		r := &t.routes[i]
+		if r.outbox != nil {
+			continue
+		}
 		if r.rules != nil {
 			m.row.set(change.Truncate, nil, nil, nil, false)
 			if err := m.ruleEvents(t, r, nil); err != nil {

@@ -23,7 +23,8 @@ type StreamMapping struct {
 	Name       string
 	Partitions int // 0 is 1
 	Tables     []TableMapping
-	Where      string // file:line for errors, optional
+	Messages   Messages // without a prefix the stream takes none
+	Where      string   // file:line for errors, optional
 }
 
 // TableMapping is one table, public.orders, or every table of a schema, public.*.
@@ -34,9 +35,10 @@ type TableMapping struct {
 	Columns Columns
 	// NumbersAsText writes bigint and numeric columns as JSON strings.
 	NumbersAsText bool
-	Rules         []Rule // empty is an event a change
-	Where         string // file:line for errors, optional
-	KeyWhere      string // file:line of Key, optional
+	Rules         []Rule  // empty is an event a change
+	Outbox        *Outbox // instead of Rules, and of all that shapes rows: the table's rows are events already
+	Where         string  // file:line for errors, optional
+	KeyWhere      string  // file:line of Key, optional
 }
 
 // Columns chooses the columns of a row that is published whole.
@@ -113,6 +115,8 @@ func (m *Mapping) validate() error {
 			return &Error{Where: s.Where, Stream: s.Name, Problem: "the stream is there twice", Fix: "put its tables under one entry"}
 		case s.Partitions < 0:
 			return &Error{Where: s.Where, Stream: s.Name, Problem: fmt.Sprintf("%d partitions", s.Partitions), Fix: "give 1 or more"}
+		case s.Messages.Prefix != "" && s.Name == eachTable:
+			return &Error{Where: s.Messages.Where, Stream: s.Name, Problem: "messages have no table to name a stream after", Fix: "give them a stream with a name"}
 		}
 		seen[s.Name] = true
 		if err := s.validateTables(); err != nil {

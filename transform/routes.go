@@ -89,6 +89,9 @@ func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 
 // compileRoute compiles what the mapping says of a table, but for its stream.
 func compileRoute(rel *change.Relation, tm *TableMapping, envelope bool) (route, error) {
+	if tm.Outbox != nil {
+		return outboxRoute(rel, tm, envelope)
+	}
 	key, err := newKeyer(rel, tm)
 	e := encoding{numbersAsText: tm.NumbersAsText}
 	shape, errs := newShape(rel, &tm.Columns, e)
@@ -102,6 +105,16 @@ func compileRoute(rel *change.Relation, tm *TableMapping, envelope bool) (route,
 		r.keyShape = newKeyShape(rel, &key, shape)
 	}
 	return r, errors.Join(err, joinErrors(c.errs))
+}
+
+func outboxRoute(rel *change.Relation, tm *TableMapping, envelope bool) (route, error) {
+	outbox, key, errs := compileOutbox(rel, tm)
+	shape, _ := newShape(rel, &Columns{}, encoding{})
+	r := route{key: key, shape: shape, outbox: outbox, where: tm.Where}
+	if envelope {
+		r.keyShape = newKeyShape(rel, &key, shape)
+	}
+	return r, joinErrors(errs)
 }
 
 // shareShapes lets routes that write rows the same way do it once.

@@ -25,14 +25,17 @@ var update = flag.Bool("update", false, "rewrite the scenarios' answers")
 //	stream NAME PARTITIONS TABLE[=KEY,KEY]...
 //	rule TYPE OP,OP [when=CONDITION] [otherwise] [NAME=EXPRESSION]... [data=EXPRESSION]
 //	rows [include=COLUMNS] [exclude=COLUMNS] [rename=FROM:TO,FROM:TO] [numbers=string] [key=EXPRESSION]
+//	outbox [COLUMN=NAME]... [for=TYPE,TYPE] [read]
+//	messages PREFIX, for the last stream
 //	table NAME IDENTITY[=INDEX COLUMNS] [pk=COLUMNS] NAME:TYPE...
 //	check TABLE
 //	schemas TABLE, of the events that its rules make
 //	envelope, for Mapping.Envelope
 //	begin LSN XID
-//	insert|read TABLE NEW..., delete TABLE OLD..., update TABLE NEW... [| OLD...], truncate TABLE
+//	insert|read TABLE NEW..., delete TABLE OLD..., update TABLE NEW... [| OLD...], truncate TABLE,
+//	message PREFIX CONTENT
 //
-// rule and rows are for the last table of the last stream. A value is a word or a Go string; NULL, ? is one that was not sent, - one outside the tuple.
+// rule, rows and outbox are for the last table of the last stream. A value is a word or a Go string; NULL, ? is one that was not sent, - one outside the tuple.
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/scenarios/*.txt")
 	if err != nil || len(files) == 0 {
@@ -122,6 +125,12 @@ func (s *scenario) run(command string, args []string) string {
 		return ""
 	case "rows":
 		s.rows(args)
+		return ""
+	case "outbox":
+		s.outbox(args)
+		return ""
+	case "messages":
+		s.mapping.Streams[len(s.mapping.Streams)-1].Messages = Messages{args[0], "w.yaml:messages"}
 		return ""
 	}
 	if s.mapper == nil {
@@ -278,6 +287,23 @@ func (s *scenario) rows(args []string) {
 	}
 }
 
+func (s *scenario) outbox(args []string) {
+	o := &Outbox{}
+	for _, arg := range args {
+		name, value, _ := strings.Cut(arg, "=")
+		switch name {
+		case "for":
+			o.For = strings.Split(value, ",")
+		case "read":
+			o.Read = true
+		default:
+			columns := map[string]*Name{"id": &o.ID, "aggregatetype": &o.AggregateType, "aggregateid": &o.AggregateID, "type": &o.Type, "payload": &o.Payload, "headers": &o.Headers}
+			*columns[name] = Name{value, "w.yaml:" + name}
+		}
+	}
+	s.lastTable().Outbox = o
+}
+
 func (s *scenario) unquote(word string) string {
 	if text, err := strconv.Unquote(word); err == nil {
 		return text
@@ -323,11 +349,15 @@ func (s *scenario) change(command string, args []string) string {
 	if c.Op == 0 {
 		s.t.Fatalf("unknown command %q", command)
 	}
-	if c.Op != change.Message {
+	if c.Op == change.Message {
+		if len(args) == 2 {
+			c.Prefix, c.Content = args[0], []byte(s.unquote(args[1]))
+		}
+	} else {
 		c.Relation = s.tables[args[0]]
 	}
 	for i, arg := range args {
-		if i == 0 {
+		if i == 0 || c.Op == change.Message {
 			continue
 		}
 		if arg == "|" {
@@ -370,7 +400,7 @@ func eventLine(e *event.Event) string {
 	for _, f := range []struct {
 		name string
 		text []byte
-	}{{"key", e.Key}, {"keydata", e.KeyData}, {"data", e.Data}, {"old", e.Old}, {"unchanged", e.Unchanged}} {
+	}{{"key", e.Key}, {"keydata", e.KeyData}, {"data", e.Data}, {"old", e.Old}, {"unchanged", e.Unchanged}, {"headers", e.Headers}} {
 		if len(f.text) > 0 {
 			fmt.Fprintf(&b, " %s=%s", f.name, f.text)
 		}

@@ -14,6 +14,7 @@ type table struct {
 	types     eventTypes
 	appenders []appender // of each column, as to_jsonb
 	routes    []route    // empty when the table is not mapped
+	outbox    bool       // of one of them at least
 }
 
 // route is a stream that the table feeds.
@@ -26,6 +27,7 @@ type route struct {
 	// keyShape writes KeyData, nil when the mapping does not ask for it.
 	keyShape *shape
 	rules    *ruleSet // nil without rules: an event a change
+	outbox   *outbox  // nil unless the table is an outbox
 	doubts   []*Error // old values that rules read and Postgres will not send
 	where    string
 }
@@ -41,6 +43,7 @@ func newTable(rel *change.Relation, routes []route) *table {
 	}
 	for i := range routes {
 		r := &routes[i]
+		t.outbox = t.outbox || r.outbox != nil
 		r.schema = &event.Schema{Stream: r.stream.Name, Table: t.name, Key: r.key.schema(rel), Columns: r.shape.schema}
 		if r.rules != nil {
 			r.rules.schemas(r.schema)

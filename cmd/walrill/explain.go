@@ -197,7 +197,7 @@ func (f *explainFlags) print(out io.Writer, events []event.Event, asked []transf
 	for i := range events {
 		e := &events[i]
 		fmt.Fprintf(out, "%s  key %s  in %s\n", e.Type, e.Key, e.Stream.Keys[e.Partition])
-		for _, field := range [][2]string{{"data", string(e.Data)}, {"old", string(e.Old)}, {"unchanged", string(e.Unchanged)}} {
+		for _, field := range [][2]string{{"data", string(e.Data)}, {"old", string(e.Old)}, {"unchanged", string(e.Unchanged)}, {"headers", string(e.Headers)}} {
 			if field[1] != "" {
 				fmt.Fprintf(out, "  %-4s %s\n", field[0], field[1])
 			}
@@ -240,6 +240,7 @@ type explainedEvent struct {
 	Data      json.RawMessage `json:"data,omitempty"`
 	Old       json.RawMessage `json:"old,omitempty"`
 	Unchanged json.RawMessage `json:"unchanged,omitempty"`
+	Headers   json.RawMessage `json:"headers,omitempty"`
 }
 
 type explainedRule struct {
@@ -279,7 +280,7 @@ func printExplainedJSON(out io.Writer, events []event.Event, asked []transform.A
 	for i := range events {
 		e := &events[i]
 		report.Events = append(report.Events, explainedEvent{Stream: e.Stream.Name, Partition: e.Partition, Type: e.Type, Key: string(e.Key), Op: string(rune(e.Op)),
-			Data: slices.Clone(e.Data), Old: slices.Clone(e.Old), Unchanged: slices.Clone(e.Unchanged)})
+			Data: slices.Clone(e.Data), Old: slices.Clone(e.Old), Unchanged: slices.Clone(e.Unchanged), Headers: slices.Clone(e.Headers)})
 	}
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)

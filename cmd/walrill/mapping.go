@@ -10,7 +10,8 @@ import (
 func mappingOf(cfg *config.Config) transform.Mapping {
 	m := transform.Mapping{Envelope: cfg.Sink.Format == config.FormatDebezium}
 	for _, s := range cfg.Streams {
-		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Where: s.At.String()}
+		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Where: s.At.String(),
+			Messages: transform.Messages{Prefix: s.Messages.Prefix, Where: s.Messages.At.String()}}
 		for _, t := range s.Tables {
 			stream.Tables = append(stream.Tables, tableMappingOf(t))
 		}
@@ -37,6 +38,11 @@ func tableMappingOf(t config.Table) transform.TableMapping {
 	}
 	for _, r := range t.Events {
 		m.Rules = append(m.Rules, ruleOf(r))
+	}
+	if o := t.Outbox; o != nil {
+		m.Where = o.At.String()
+		m.Outbox = &transform.Outbox{ID: nameOf(o.ID), AggregateType: nameOf(o.AggregateType), AggregateID: nameOf(o.AggregateID),
+			Type: nameOf(o.Type), Payload: nameOf(o.Payload), Headers: nameOf(o.Headers), For: o.For, Read: o.Read}
 	}
 	return m
 }

@@ -131,7 +131,7 @@ func selectionOf(cfg *config.Config, mapping transform.Mapping) (capture.Selecti
 	if err != nil {
 		return capture.Selection{}, err
 	}
-	s := capture.Selection{Named: map[string]string{}, Wanted: func(rel *change.Relation) (bool, error) {
+	s := capture.Selection{Named: map[string]string{}, Prefixes: mapping.Prefixes(), Wanted: func(rel *change.Relation) (bool, error) {
 		streams, err := mapper.Check(rel)
 		return len(streams) > 0, err
 	}}

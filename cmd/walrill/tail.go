@@ -176,6 +176,7 @@ type line struct {
 	Data      json.RawMessage `json:"data,omitempty"`
 	Old       json.RawMessage `json:"old,omitempty"`
 	Unchanged json.RawMessage `json:"unchanged,omitempty"`
+	Headers   json.RawMessage `json:"headers,omitempty"`
 }
 
 func (p *printer) print(e *event.Event) error {
@@ -185,7 +186,7 @@ func (p *printer) print(e *event.Event) error {
 		return encoder.Encode(line{
 			Stream: e.Stream.Name, Partition: e.Partition, ID: e.Position.ID(), Position: e.Position.String(), Type: e.Type,
 			Key: string(e.Key), Op: string(rune(e.Op)), Table: e.Table, Time: e.Time.Format(event.TimeFormat), Tx: e.Tx, Seq: e.Seq,
-			Schema: e.Schema, Data: e.Data, Old: e.Old, Unchanged: e.Unchanged,
+			Schema: e.Schema, Data: e.Data, Old: e.Old, Unchanged: e.Unchanged, Headers: e.Headers,
 		})
 	}
 	var b strings.Builder
@@ -202,6 +203,9 @@ func (p *printer) print(e *event.Event) error {
 	}
 	if len(e.Unchanged) > 0 {
 		fmt.Fprintf(&b, "  %s %s", p.paint(dim, "unchanged"), e.Unchanged)
+	}
+	if len(e.Headers) > 0 {
+		fmt.Fprintf(&b, "  %s %s", p.paint(dim, "headers"), e.Headers)
 	}
 	b.WriteByte('\n')
 	_, err := p.out.WriteString(b.String())

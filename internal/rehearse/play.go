@@ -22,7 +22,7 @@ type Event map[string]string
 // eventOf copies an event, which belongs to the mapper.
 func eventOf(e *event.Event) Event {
 	out := Event{"stream": text(e.Stream.Name), "partition": fmt.Sprint(e.Partition), "type": text(e.Type), "key": text(string(e.Key)), "op": text(string(e.Op))}
-	for name, data := range map[string][]byte{"data": e.Data, "old": e.Old, "unchanged": e.Unchanged} {
+	for name, data := range map[string][]byte{"data": e.Data, "old": e.Old, "unchanged": e.Unchanged, "headers": e.Headers} {
 		if len(data) > 0 {
 			out[name] = string(data)
 		}

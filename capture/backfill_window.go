@@ -238,10 +238,8 @@ func (e *emission) keep(row []change.Value) bool {
 		return true
 	case t.values == nil, !t.missing:
 		return false
-	case t.moved:
-		return false // it is read again by its key
-	case !sameShape(t.rel, e.w.chunk.rel):
-		e.core.noteAgain(e.w.table, string(e.scratch))
+	case t.moved, !sameShape(t.rel, e.w.chunk.rel):
+		e.core.noteAgain(e.w.table, string(e.scratch)) // when the table was altered, nobody has yet
 		return false
 	}
 	for i := range row {

@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strconv"
@@ -166,24 +167,34 @@ func TestWindowMoves(t *testing.T) {
 func TestWindow(t *testing.T) {
 	renamed := shaped("k", "huge")
 	keyless := shaped("id", "big")
+	turned := shaped("big", "k")
 	for name, tc := range map[string]struct {
 		whole   bool
+		key     string // default k
 		changes []change.Change
 		rows    []string
 		again   string
 		noted   bool
 	}{
-		"nothing":                {rows: []string{"1 read"}},
-		"another row":            {changes: []change.Change{{Op: change.Insert, New: text("2", "x")}}, rows: []string{"1 read"}},
-		"changed":                {changes: []change.Change{{Op: change.Update, New: text("1", "x")}}},
-		"inserted":               {changes: []change.Change{{Op: change.Insert, New: text("1", "x")}}},
-		"deleted":                {changes: []change.Change{{Op: change.Delete, Old: text("1", "x")}}},
-		"moved away":             {changes: []change.Change{{Op: change.Update, Old: text("1", "x"), New: text("2", "x")}}},
-		"moved here":             {changes: []change.Change{{Op: change.Update, Old: text("2", "unchanged"), New: text("1", "unchanged")}}, noted: true},
-		"emptied":                {changes: []change.Change{{Op: change.Truncate}}},
-		"merged":                 {changes: []change.Change{{Op: change.Update, New: text("1", "unchanged")}}, rows: []string{"1 read"}},
-		"known from before":      {changes: []change.Change{{Op: change.Update, New: text("1", "x")}, {Op: change.Update, New: text("1", "unchanged")}}},
-		"altered":                {changes: []change.Change{{Op: change.Update, Relation: renamed, New: text("1", "unchanged")}}, noted: true},
+		"nothing":            {rows: []string{"1 read"}},
+		"another row":        {changes: []change.Change{{Op: change.Insert, New: text("2", "x")}}, rows: []string{"1 read"}},
+		"changed":            {changes: []change.Change{{Op: change.Update, New: text("1", "x")}}},
+		"inserted":           {changes: []change.Change{{Op: change.Insert, New: text("1", "x")}}},
+		"deleted":            {changes: []change.Change{{Op: change.Delete, Old: text("1", "x")}}},
+		"moved away":         {changes: []change.Change{{Op: change.Update, Old: text("1", "x"), New: text("2", "x")}}},
+		"moved here":         {changes: []change.Change{{Op: change.Update, Old: text("2", "unchanged"), New: text("1", "unchanged")}}, noted: true},
+		"emptied":            {changes: []change.Change{{Op: change.Truncate}}},
+		"merged":             {changes: []change.Change{{Op: change.Update, New: text("1", "unchanged")}}, rows: []string{"1 read"}},
+		"partly sent":        {key: "big", changes: []change.Change{{Op: change.Update, New: text("unchanged", "read")}}, rows: []string{"1 read"}},
+		"known from before":  {changes: []change.Change{{Op: change.Update, New: text("1", "x")}, {Op: change.Update, New: text("1", "unchanged")}}},
+		"altered":            {changes: []change.Change{{Op: change.Update, Relation: renamed, New: text("1", "unchanged")}}, noted: true},
+		"filled from before": {changes: []change.Change{{Op: change.Update, Old: text("1", "old"), New: text("1", "unchanged")}}},
+		"moved here, then changed": {changes: []change.Change{{Op: change.Update, Old: text("2", "unchanged"), New: text("1", "unchanged")},
+			{Op: change.Update, New: text("1", "unchanged")}}, noted: true},
+		"altered and sent": {changes: []change.Change{{Op: change.Update, Relation: renamed, New: text("1", "x")}, {Op: change.Update, New: text("1", "unchanged")}}, noted: true},
+		"altered, never sent": {changes: []change.Change{{Op: change.Update, Relation: renamed, New: text("1", "unchanged")}, {Op: change.Update, New: text("1", "unchanged")}},
+			noted: true},
+		"key elsewhere":          {changes: []change.Change{{Op: change.Insert, New: text("2", "x")}, {Op: change.Insert, Relation: turned, New: text("x", "1")}}},
 		"no key":                 {changes: []change.Change{{Op: change.Insert, Relation: keyless, New: text("1", "x")}}, again: "did not show the row's key"},
 		"too much":               {changes: []change.Change{{Op: change.Insert, New: text("2", strings.Repeat("x", maxWindowBytes))}}, again: "16 MiB"},
 		"whole, nothing":         {whole: true, rows: []string{"1 read"}},
@@ -199,7 +210,7 @@ func TestWindow(t *testing.T) {
 		"whole, partly":    {whole: true, changes: []change.Change{{Op: change.Delete, Old: text("1", "unchanged")}}, again: "whole row", noted: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := newWindowBench(t, "k")
+			b := newWindowBench(t, cmp.Or(tc.key, "k"))
 			if tc.whole {
 				b = newWindowBench(t)
 			}
@@ -215,6 +226,8 @@ func TestWindow(t *testing.T) {
 			}
 			if tc.again != "" {
 				b.again(w, tc.again)
+			} else if len(w.done) > 0 {
+				t.Errorf("it ended as %+v before it is durable", <-w.done)
 			}
 			if keys, _, flood := b.core.movedKeys(b.t1); (len(keys) > 0 || flood) != tc.noted {
 				t.Errorf("%q are noted, flood %v", keys, flood)

@@ -51,6 +51,12 @@ func TestLoadFull(t *testing.T) {
 				{Pattern: "public.order_items", Key: []string{"order_id"}},
 				{Pattern: "public.parcels", Key: []string{"order_id", "parcel"}, NumbersAsText: true,
 					Columns: Columns{Exclude: []Name{{Name: "internal_note"}}, Rename: []Rename{{Name{Name: "cust"}, "customer_id"}}},
+					Masks: []Mask{
+						{Column: Name{Name: "email"}, Kind: MaskHash, Key: NewSecret("not a good key, make one"), Text: "***"},
+						{Column: Name{Name: "recipient"}, Kind: MaskRedact, Text: "***"},
+						{Column: Name{Name: "postcode"}, Kind: MaskTruncate, Text: "***", Keep: 3},
+						{Column: Name{Name: "card"}, Kind: MaskLast, Text: "***", Keep: 4},
+					},
 					Events: []Rule{
 						{Type: "parcel.sent", On: []On{OnUpdate}, When: &Expr{Text: `old.status != "sent" && new.status == "sent"`},
 							Data: &Payload{Kind: PayloadObject, Object: []Member{{"parcel", Payload{Expr: &Expr{Text: "new.parcel"}}}, {"weight", Payload{Expr: &Expr{Text: "new.weight"}}}}}},

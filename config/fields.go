@@ -152,6 +152,7 @@ func (r *reader) tables(path string, n *node) []Table {
 		r.mapping(at, e.value,
 			field{name: "key", read: func(path string, n *node) { r.key(path, n, &t) }},
 			field{name: "columns", read: func(path string, n *node) { r.columns(path, n, &t.Columns) }},
+			field{name: "mask", read: func(path string, n *node) { t.Masks = r.masks(path, n) }},
 			field{name: "numbers", read: func(path string, n *node) { r.numbers(path, n, &t) }},
 			field{name: "toast", read: r.toast},
 			field{name: "events", read: func(path string, n *node) { t.Events = r.rules(path, n) }},
@@ -222,7 +223,7 @@ func missingSpace(n *node) string {
 
 // later are fields of the design that are not built yet: whoever writes one
 // has read about it, and is told so instead of being taken to have mistyped.
-var later = []string{"aggregates", "fold", "document", "emit", "consistency", "workers", "mask", "version"}
+var later = []string{"aggregates", "fold", "document", "emit", "consistency", "workers", "version"}
 
 // unknown says what is wrong with a field that the mapping does not have,
 // and which of its fields was meant, if that can be guessed.

@@ -27,6 +27,10 @@ func fingerprint(h hash.Hash, v reflect.Value) {
 		url, _ := v.Interface().(URL)
 		fmt.Fprintf(h, "%q", url.Reveal())
 		return
+	case reflect.TypeFor[Secret]():
+		secret, _ := v.Interface().(Secret)
+		fmt.Fprintf(h, "%q", secret.Reveal())
+		return
 	}
 	switch v.Kind() {
 	case reflect.Struct:

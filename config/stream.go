@@ -1,6 +1,9 @@
 package config
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
 // Stream is a named stream and the tables whose events it holds.
 type Stream struct {
@@ -27,12 +30,32 @@ type Table struct {
 	KeyExpr *Expr
 	KeyAt   Pos // where the file says Key
 	Columns Columns
+	// Masks are in the order written, columns distinct.
+	Masks []Mask
 	// NumbersAsText writes bigint and numeric columns as strings.
 	NumbersAsText bool
 	// Events are the rules; without any, a change is an event.
 	Events []Rule
-	Outbox *Outbox // instead of Key, Columns, NumbersAsText and Events; nil unless the table is an outbox
+	Outbox *Outbox // instead of Key, Columns, Masks, NumbersAsText and Events; nil unless the table is an outbox
 	At     Pos
+}
+
+// Masks reports whether any stream masks a column of a table, given as schema.table.
+func (c *Config) Masks(table, column string) bool {
+	schema, _, _ := strings.Cut(table, ".")
+	for _, s := range c.Streams {
+		for _, t := range s.Tables {
+			if t.Pattern != table && t.Pattern != schema+".*" {
+				continue
+			}
+			for _, m := range t.Masks {
+				if m.Column.Name == column {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // keys names the stream's Redis keys as package event does.

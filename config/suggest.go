@@ -59,10 +59,12 @@ func home(name string) string {
 		return "under `sink: retention:`"
 	case "partitions", "tables", "messages":
 		return "under a stream's name in `streams`"
-	case "key", "columns", "numbers", "events", "outbox":
+	case "key", "columns", "mask", "numbers", "events", "outbox":
 		return "under a table's name in `tables`"
 	case "include", "exclude", "rename":
 		return "under a table's `columns`"
+	case "hash", "redact", "truncate", "last":
+		return "under a column's name in a table's `mask`"
 	case "type", "on", "when", "data", "otherwise":
 		return "in a rule of a table's `events`"
 	case "aggregatetype", "aggregateid", "payload", "headers", "for":

@@ -27,6 +27,8 @@ type SchemaColumn struct {
 	Name string `json:"name"`
 	Type string `json:"type,omitempty"` // as Postgres declares it, such as numeric(10,2); of rows only
 	JSON string `json:"json"`           // integer, number, string, boolean, array, object, or any
+	// Mask is how the values are hidden: hash, redact, truncate or last; empty when they are not.
+	Mask string `json:"mask,omitempty"`
 	// Column is the column that the value is a copy of, when it has another name; empty otherwise.
 	Column string `json:"column,omitempty"`
 	// Optional members are not in every event of the type.
@@ -35,7 +37,7 @@ type SchemaColumn struct {
 }
 
 func (c SchemaColumn) equal(o SchemaColumn) bool {
-	return c.Name == o.Name && c.Type == o.Type && c.JSON == o.JSON && c.Column == o.Column && c.Optional == o.Optional &&
+	return c.Name == o.Name && c.Type == o.Type && c.JSON == o.JSON && c.Mask == o.Mask && c.Column == o.Column && c.Optional == o.Optional &&
 		slices.EqualFunc(c.Fields, o.Fields, SchemaColumn.equal)
 }
 

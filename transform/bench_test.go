@@ -33,8 +33,11 @@ func texts(values ...string) []change.Value {
 	return row
 }
 
-func benchmarkMap(b *testing.B, c *change.Change) {
-	m, err := New(Mapping{Streams: []StreamMapping{{Name: "accounts", Partitions: 8, Tables: []TableMapping{{Pattern: "public.accounts"}}}}}, 0)
+func benchmarkMap(b *testing.B, c *change.Change) { benchmarkTable(b, TableMapping{}, c) }
+
+func benchmarkTable(b *testing.B, table TableMapping, c *change.Change) {
+	table.Pattern = "public.accounts"
+	m, err := New(Mapping{Streams: []StreamMapping{{Name: "accounts", Partitions: 8, Tables: []TableMapping{table}}}}, 0)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -100,5 +103,19 @@ func BenchmarkEncode(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkMask maps the same update with no column masked, and with two.
+func BenchmarkMask(b *testing.B) {
+	for _, c := range []struct {
+		name  string
+		masks []Mask
+	}{
+		{name: "none"},
+		{"last", []Mask{{Column: Name{Name: "owner"}, Kind: MaskLast, Keep: 4}, {Column: Name{Name: "note"}, Kind: MaskRedact, Text: "***"}}},
+		{"hash", []Mask{{Column: Name{Name: "owner"}, Kind: MaskHash, Key: []byte("0123456789abcdef")}, {Column: Name{Name: "note"}, Kind: MaskRedact, Text: "***"}}},
+	} {
+		b.Run(c.name, func(b *testing.B) { benchmarkTable(b, TableMapping{Masks: c.masks}, updateOfBalance()) })
 	}
 }

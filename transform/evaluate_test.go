@@ -36,7 +36,7 @@ func evaluated(t interface{ Fatalf(string, ...any) }, text string, new, old []ch
 		t.Fatalf("%s: %v", text, joinErrors(errs))
 	}
 	var r row
-	r.begin(newTable(rel, nil))
+	r.begin(rel, newTable(rel, nil).appenders)
 	op := change.Update
 	if old == nil {
 		op = change.Insert

@@ -61,28 +61,29 @@ func (m *Mapper) note(r *route, rule *compiledRule, o Outcome) {
 func (m *Mapper) keep(r *route, rule *compiledRule, o Outcome) {
 	a := Asked{Stream: r.stream.Name, Type: rule.typ, Where: rule.where, Op: m.row.op, Outcome: o}
 	if rule.condition != nil && (o == Matched || o == NoMatch) {
-		a.Parts = m.parts(rule)
+		a.Parts = m.parts(r, rule)
 	}
 	m.trace.asked = append(m.trace.asked, a)
 }
 
-// parts evaluates each part of a condition on its own.
-func (m *Mapper) parts(rule *compiledRule) []Part {
+// parts evaluates each part of a condition on its own. The values beside it are those that may be published.
+func (m *Mapper) parts(r *route, rule *compiledRule) []Part {
+	asked := m.asked(r)
 	compiler := rule.scope.compiler(rule.condition)
 	var parts []Part
 	for _, node := range conjuncts(rule.condition.node) {
 		p := Part{Text: node.String()}
-		m.row.failed = nil
-		p.True = compiler.cond(node)(&m.row)
-		if m.row.failed != nil {
-			p.True, p.Reason = false, m.row.failed.problem
+		asked.failed = nil
+		p.True = compiler.cond(node)(asked)
+		if asked.failed != nil {
+			p.True, p.Reason = false, asked.failed.problem
 		}
 		for _, c := range compiler.columns(node, nil) {
 			p.Values = append(p.Values, m.columnValue(rule, c))
 		}
 		parts = append(parts, p)
 	}
-	m.row.failed = nil
+	asked.failed, m.row.failed = nil, nil
 	return parts
 }
 

@@ -13,6 +13,7 @@ import (
 type keyer struct {
 	columns []int // in the key's order
 	expr    *Expr
+	refs    []ref // of expr
 	value   evalFunc
 	doubt   error // why the key of an update or delete may not be known; nil when it is
 }
@@ -24,6 +25,15 @@ func newKeyer(rel *change.Relation, t *TableMapping) (keyer, error) {
 	}
 	columns, doubt, err := keyColumns(rel, t)
 	return keyer{columns: columns, doubt: doubt}, err
+}
+
+// reads are the columns that the key is made of.
+func (k *keyer) reads() []int {
+	columns := slices.Clone(k.columns)
+	for i := range k.refs {
+		columns = append(columns, k.refs[i].column)
+	}
+	return columns
 }
 
 // schema is the key as the catalogue has it: columns, or the expression.
@@ -47,7 +57,7 @@ func exprKey(rel *change.Relation, t *TableMapping) (keyer, error) {
 	if !e.result.IsString() && !e.result.IsInteger {
 		return keyer{}, s.fail(t.KeyExpr, 0, "make text of it with string()", "a key must be text or a whole number, and this is %s", typeName(e))
 	}
-	k := keyer{expr: t.KeyExpr, value: s.compiler(e).value(e.node)}
+	k := keyer{expr: t.KeyExpr, refs: e.refs, value: s.compiler(e).value(e.node)}
 	identity := identityColumns(rel)
 	var outside []string
 	for _, ref := range e.refs {

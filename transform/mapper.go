@@ -42,7 +42,8 @@ type Mapper struct {
 	changes uint64 // counted for what is kept during one
 	events  []event.Event
 	buf     []byte
-	row     row     // what rules see
+	row     row     // what rules see, and what is published of it
+	clear   row     // what conditions see of a table with masks
 	trace   *tracer // nil but in Explain
 	keyRow  row     // what key expressions see
 }
@@ -85,7 +86,9 @@ func (m *Mapper) Begin(tx change.Tx) {
 	m.commit = event.Clock(m.epoch, uint64(tx.CommitLSN))
 	m.time, m.xid = tx.Time, tx.XID
 	m.ordinal = 0
-	m.row.commit, m.row.time, m.row.xid = m.commit, m.time, m.xid
+	for _, r := range []*row{&m.row, &m.clear} {
+		r.commit, r.time, r.xid = m.commit, m.time, m.xid
+	}
 }
 
 // Check compiles the mapping for a table and returns the streams that it
@@ -147,11 +150,11 @@ func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 	}
 	switch c.Op {
 	case change.Insert:
-		err = m.whole(t, t.types.created, c, c.New)
+		err = m.whole(t, t.types.created, c)
 	case change.Read:
-		err = m.whole(t, t.types.read, c, c.New)
+		err = m.whole(t, t.types.read, c)
 	case change.Delete:
-		err = m.whole(t, t.types.deleted, c, c.Old)
+		err = m.whole(t, t.types.deleted, c)
 	case change.Update:
 		err = m.update(t, c)
 	case change.Truncate:
@@ -184,7 +187,7 @@ func (m *Mapper) number() []event.Event {
 }
 
 // whole makes the events of a change that has one row.
-func (m *Mapper) whole(t *table, typ string, c *change.Change, row []change.Value) error {
+func (m *Mapper) whole(t *table, typ string, c *change.Change) error {
 	unclaimed := t.outbox && c.New != nil
 	for i := range t.routes {
 		r := &t.routes[i]
@@ -199,8 +202,14 @@ func (m *Mapper) whole(t *table, typ string, c *change.Change, row []change.Valu
 			unclaimed = unclaimed && !took
 			continue
 		}
+		shown := r.masks.of(c)
+		row := shown.New
+		if c.Op == change.Delete {
+			row = shown.Old
+		}
 		if r.rules != nil {
-			m.row.set(c.Op, c.New, c.Old, nil, false)
+			m.row.set(c.Op, shown.New, shown.Old, nil, false)
+			m.clear.set(c.Op, c.New, c.Old, nil, false)
 			if err := m.ruleEvents(t, r, nil); err != nil {
 				return err
 			}
@@ -235,23 +244,24 @@ func (m *Mapper) update(t *table, c *change.Change) error {
 		if r.key.doubt != nil && c.Old == nil {
 			return r.key.doubt // the key may have changed
 		}
-		key, err := m.key(t, r, c.New, c.Old)
+		shown := r.masks.of(c)
+		key, err := m.key(t, r, shown.New, shown.Old)
 		if err != nil {
 			return err
 		}
 		oldKey := key
 		if c.Old != nil {
-			if oldKey, err = m.key(t, r, c.Old, nil); err != nil {
+			if oldKey, err = m.key(t, r, shown.Old, nil); err != nil {
 				return err
 			}
 		}
 		switch moved := !bytes.Equal(key, oldKey); {
 		case r.rules != nil:
-			err = m.updateRules(t, r, c, key, oldKey, moved)
+			err = m.updateRules(t, r, c, shown, key, oldKey, moved)
 		case moved:
-			err = m.move(t, r, c, key, oldKey)
+			err = m.move(t, r, shown, key, oldKey)
 		default:
-			err = m.changed(t, r, c, key)
+			err = m.changed(t, r, shown, key)
 		}
 		if err != nil {
 			return err
@@ -295,16 +305,19 @@ func (m *Mapper) move(t *table, r *route, c *change.Change, key, oldKey []byte) 
 }
 
 // updateRules asks the rules about an update, or about its two halves when the key changed.
-func (m *Mapper) updateRules(t *table, r *route, c *change.Change, key, oldKey []byte, moved bool) error {
+func (m *Mapper) updateRules(t *table, r *route, c, shown *change.Change, key, oldKey []byte, moved bool) error {
 	if !moved {
-		m.row.set(change.Update, c.New, c.Old, c.Old, false)
+		m.row.set(change.Update, shown.New, shown.Old, shown.Old, false)
+		m.clear.set(change.Update, c.New, c.Old, c.Old, false)
 		return m.ruleEvents(t, r, key)
 	}
-	m.row.set(change.Delete, nil, c.Old, nil, true)
+	m.row.set(change.Delete, nil, shown.Old, nil, true)
+	m.clear.set(change.Delete, nil, c.Old, nil, true)
 	if err := m.ruleEvents(t, r, oldKey); err != nil {
 		return err
 	}
-	m.row.set(change.Insert, c.New, nil, c.Old, true)
+	m.row.set(change.Insert, shown.New, nil, shown.Old, true)
+	m.clear.set(change.Insert, c.New, nil, c.Old, true)
 	return m.ruleEvents(t, r, key)
 }
 
@@ -317,6 +330,7 @@ func (m *Mapper) truncate(t *table) error {
 		}
 		if r.rules != nil {
 			m.row.set(change.Truncate, nil, nil, nil, false)
+			m.clear.set(change.Truncate, nil, nil, nil, false)
 			if err := m.ruleEvents(t, r, nil); err != nil {
 				return err
 			}
@@ -413,7 +427,11 @@ func (m *Mapper) addKeyData(e *event.Event, r *route, row, before []change.Value
 
 // keyValue is a key that an expression makes; NULL is the empty key.
 func (m *Mapper) keyValue(t *table, r *route, row, before []change.Value) ([]byte, error) {
-	m.keyRow.begin(t)
+	if r.masks == nil {
+		m.keyRow.begin(t.rel, t.appenders)
+	} else {
+		m.keyRow.begin(r.masks.rel, r.masks.appenders)
+	}
 	m.keyRow.set(change.Read, row, nil, before, false)
 	v, _ := toText(r.key.value(&m.keyRow), &m.keyRow.scratch)
 	if f := m.keyRow.failed; f != nil {

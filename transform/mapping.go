@@ -35,6 +35,7 @@ type TableMapping struct {
 	Columns Columns
 	// NumbersAsText writes bigint and numeric columns as JSON strings.
 	NumbersAsText bool
+	Masks         []Mask
 	Rules         []Rule  // empty is an event a change
 	Outbox        *Outbox // instead of Rules, and of all that shapes rows: the table's rows are events already
 	Where         string  // file:line for errors, optional
@@ -150,6 +151,11 @@ func (s *StreamMapping) validateTables() error {
 			return e
 		}
 		seen[t.Pattern] = true
+		for i := range t.Masks {
+			if problem := t.Masks[i].validate(); problem != "" {
+				return &Error{Where: t.Masks[i].Column.Where, Table: t.Pattern, Columns: []string{t.Masks[i].Column.Name}, Problem: problem}
+			}
+		}
 		for _, e := range t.expressions() {
 			syntax = append(syntax, e.syntax())
 		}

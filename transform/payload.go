@@ -95,7 +95,8 @@ func (c *ruleCompiler) valuePart(s *scope, ops opSet, e *Expr, top bool) (part, 
 	compiler := s.compiler(checked)
 	if column := compiler.column(checked.node); column != nil {
 		is.JSON, is.Column = c.encoding.jsonKind(s.rel.Columns[column.column].Type), s.rel.Columns[column.column].Name
-		return part{expr: e, column: column, append: c.encoding.appender(c.rel.Columns[column.column].Type)}, is, true
+		is.Mask = string(c.masks.kindOf(column.column))
+		return part{expr: e, column: column, append: c.encoding.appender(s.rel.Columns[column.column].Type)}, is, true
 	}
 	is.JSON = checked.jsonKind()
 	return part{expr: e, value: compiler.value(checked.node)}, is, true

@@ -92,17 +92,21 @@ func compileRoute(rel *change.Relation, tm *TableMapping, envelope bool) (route,
 	if tm.Outbox != nil {
 		return outboxRoute(rel, tm, envelope)
 	}
-	key, err := newKeyer(rel, tm)
+	masks, errs := newMasker(rel, tm.Masks)
+	shown := masks.seen(rel)
+	key, err := newKeyer(shown, tm)
+	errs = append(errs, masks.checkKey(&key)...)
 	e := encoding{numbersAsText: tm.NumbersAsText}
-	shape, errs := newShape(rel, &tm.Columns, e)
-	c := ruleCompiler{rel: rel, encoding: e, row: shape.schema, errs: errs}
+	shape, problems := newShape(shown, &tm.Columns, e)
+	shape.describe(masks)
+	c := ruleCompiler{rel: rel, masks: masks, encoding: e, row: shape.schema, errs: append(errs, problems...)}
 	rules := c.compile(tm.Rules)
-	r := route{key: key, shape: shape, rules: rules, doubts: c.doubts, where: tm.Where}
-	if tm.Columns.all() && !tm.NumbersAsText {
+	r := route{key: key, shape: shape, masks: masks, rules: rules, doubts: c.doubts, where: tm.Where}
+	if tm.Columns.all() && !tm.NumbersAsText && masks == nil {
 		r.plain = true
 	}
 	if envelope {
-		r.keyShape = newKeyShape(rel, &key, shape)
+		r.keyShape = newKeyShape(shown, &key, shape)
 	}
 	return r, errors.Join(err, joinErrors(c.errs))
 }

@@ -48,9 +48,9 @@ type failure struct {
 }
 
 // begin starts with another table.
-func (r *row) begin(t *table) {
-	r.rel, r.appenders = t.rel, t.appenders
-	if n := 2 * len(t.rel.Columns); len(r.parsed) < n {
+func (r *row) begin(rel *change.Relation, appenders []appender) {
+	r.rel, r.appenders = rel, appenders
+	if n := 2 * len(rel.Columns); len(r.parsed) < n {
 		r.parsed = make([]parsed, n)
 	}
 }

@@ -87,6 +87,7 @@ func ruleScope(rel *change.Relation, ops opSet) *scope {
 // the start, and in the stream only of a change that it is about.
 type ruleCompiler struct {
 	rel      *change.Relation
+	masks    *masker // of what payloads see; conditions see everything
 	encoding encoding
 	row      []event.SchemaColumn // of the whole row
 	errs     []*Error
@@ -119,7 +120,7 @@ func (c *ruleCompiler) rule(r *Rule) compiledRule {
 		}
 	}
 	if r.Data != nil {
-		out.data = c.payload(s, out.ops, r.Data)
+		out.data = c.payload(ruleScope(c.masks.seen(c.rel), out.ops), out.ops, r.Data)
 	}
 	return out
 }
@@ -171,7 +172,7 @@ func (m *Mapper) ruleEvents(t *table, r *route, key []byte) error {
 	if !r.rules.ops.has(ops) && m.trace == nil {
 		return nil
 	}
-	m.row.begin(t)
+	asked := m.beginRules(t, r)
 	for i := range r.rules.rules {
 		rule := &r.rules.rules[i]
 		if !rule.ops.has(ops) {
@@ -182,8 +183,9 @@ func (m *Mapper) ruleEvents(t *table, r *route, key []byte) error {
 			m.note(r, rule, NotNeeded)
 			continue
 		}
-		matched := rule.when == nil || rule.when(&m.row)
-		if m.row.failed != nil {
+		matched := rule.when == nil || rule.when(asked)
+		if asked.failed != nil {
+			m.row.failed = asked.failed
 			return m.ruleFailed(t, r, rule, key)
 		}
 		if !matched {
@@ -197,6 +199,26 @@ func (m *Mapper) ruleEvents(t *table, r *route, key []byte) error {
 		}
 	}
 	return nil
+}
+
+// beginRules starts with the rules of a table and gives the row that their conditions are asked about.
+func (m *Mapper) beginRules(t *table, r *route) *row {
+	if r.masks == nil {
+		m.row.begin(t.rel, t.appenders)
+	} else {
+		m.row.begin(r.masks.rel, r.masks.appenders)
+		m.clear.begin(t.rel, t.appenders)
+	}
+	return m.asked(r)
+}
+
+// asked is the row that conditions see: they publish nothing and see the values as they are.
+// Everything else goes by m.row, as it is published.
+func (m *Mapper) asked(r *route) *row {
+	if r.masks == nil {
+		return &m.row
+	}
+	return &m.clear
 }
 
 // ruleEvent emits the event of a rule that matches.

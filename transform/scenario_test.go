@@ -24,6 +24,7 @@ var update = flag.Bool("update", false, "rewrite the scenarios' answers")
 //
 //	stream NAME PARTITIONS TABLE[=KEY,KEY]...
 //	rule TYPE OP,OP [when=CONDITION] [otherwise] [NAME=EXPRESSION]... [data=EXPRESSION]
+//	mask COLUMN hash|redact|truncate|last [KEY, TEXT or NUMBER]
 //	rows [include=COLUMNS] [exclude=COLUMNS] [rename=FROM:TO,FROM:TO] [numbers=string] [key=EXPRESSION]
 //	outbox [COLUMN=NAME]... [for=TYPE,TYPE] [read]
 //	messages PREFIX, for the last stream
@@ -35,7 +36,7 @@ var update = flag.Bool("update", false, "rewrite the scenarios' answers")
 //	insert|read TABLE NEW..., delete TABLE OLD..., update TABLE NEW... [| OLD...], truncate TABLE,
 //	message PREFIX CONTENT
 //
-// rule, rows and outbox are for the last table of the last stream. A value is a word or a Go string; NULL, ? is one that was not sent, - one outside the tuple.
+// mask, rule, rows and outbox are for the last table of the last stream. A value is a word or a Go string; NULL, ? is one that was not sent, - one outside the tuple.
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/scenarios/*.txt")
 	if err != nil || len(files) == 0 {
@@ -123,6 +124,9 @@ func (s *scenario) run(command string, args []string) string {
 	case "rule":
 		s.rule(args)
 		return ""
+	case "mask":
+		s.mask(args)
+		return ""
 	case "rows":
 		s.rows(args)
 		return ""
@@ -195,6 +199,9 @@ func members(columns []event.SchemaColumn) string {
 		if c.Column != "" {
 			b.WriteString("=" + c.Column)
 		}
+		if c.Mask != "" {
+			b.WriteString("/" + c.Mask)
+		}
 		if c.Fields != nil {
 			fmt.Fprintf(&b, "{%s}", members(c.Fields))
 		}
@@ -261,6 +268,16 @@ func (s *scenario) rule(args []string) {
 	}
 	t := s.lastTable()
 	t.Rules = append(t.Rules, r)
+}
+
+func (s *scenario) mask(args []string) {
+	m := Mask{Column: Name{args[0], "w.yaml:mask." + args[0]}, Kind: MaskKind(args[1])}
+	if len(args) > 2 {
+		m.Key, m.Text = []byte(s.unquote(args[2])), s.unquote(args[2])
+		m.Keep, _ = strconv.Atoi(args[2])
+	}
+	t := s.lastTable()
+	t.Masks = append(t.Masks, m)
 }
 
 func (s *scenario) rows(args []string) {

@@ -152,6 +152,9 @@ func mergeColumn(a, b event.SchemaColumn) event.SchemaColumn {
 	if a.Column != b.Column {
 		a.Column = ""
 	}
+	if a.Mask != b.Mask {
+		a.Mask = "" // it is not always masked
+	}
 	numbers := []string{jsonInteger, jsonNumber}
 	switch {
 	case a.JSON == jsonObject && b.JSON == jsonObject && len(a.Fields) > 0 && len(b.Fields) > 0:

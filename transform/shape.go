@@ -77,6 +77,13 @@ func newShape(rel *change.Relation, columns *Columns, e encoding) (*shape, []*Er
 	return s, errs
 }
 
+// describe notes for the catalogue which columns are masked.
+func (s *shape) describe(masks *masker) {
+	for i := range s.columns {
+		s.schema[i].Mask = string(masks.kindOf(s.columns[i].index))
+	}
+}
+
 // newKeyShape writes the columns of a key as an object. They need not be part of the rows.
 func newKeyShape(rel *change.Relation, key *keyer, rows *shape) *shape {
 	s := &shape{rel: rel}

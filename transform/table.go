@@ -22,7 +22,8 @@ type route struct {
 	stream *event.Stream
 	key    keyer
 	shape  *shape
-	plain  bool // the shape is the table's own
+	plain  bool    // the shape is the table's own
+	masks  *masker // nil when no column is masked
 	schema *event.Schema
 	// keyShape writes KeyData, nil when the mapping does not ask for it.
 	keyShape *shape

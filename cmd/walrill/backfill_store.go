@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/sink"
@@ -20,6 +22,7 @@ type backfillStore struct {
 	client   redis.UniversalClient
 	pipeline string
 	writer   atomic.Pointer[sink.Publisher] // whose backfills are saved; nil: a command's
+	config   atomic.Pointer[config.Config]  // says which columns are masked; nil: a command's
 }
 
 // Load implements capture.BackfillStore. A state whose rows are above the watermark on top of
@@ -53,6 +56,9 @@ func (s *backfillStore) Load(ctx context.Context) (map[string]capture.BackfillRe
 			var b event.Backfill
 			err = json.Unmarshal([]byte(text), &b)
 			state := capture.BackfillState(b)
+			if s.hides(table, state) && state.State == capture.BackfillRunning {
+				state.Rows, state.Bytes = 0, 0 // it starts over
+			}
 			record.State, record.Lost = &state, lostRows(b, meta.Epoch, watermark)
 		}
 		if err != nil {
@@ -83,6 +89,9 @@ func (s *backfillStore) Save(ctx context.Context, table string, state capture.Ba
 		}
 		state.Epoch = meta.Epoch
 	}
+	if s.hides(table, state) {
+		state.Part, state.After, state.Read, state.Moved = "", nil, nil, nil
+	}
 	text, err := json.Marshal(event.Backfill(state))
 	if err != nil {
 		return err
@@ -91,6 +100,13 @@ func (s *backfillStore) Save(ctx context.Context, table string, state capture.Ba
 		return fmt.Errorf("write %s: %w", event.BackfillKey(s.pipeline), err)
 	}
 	return nil
+}
+
+// hides reports whether the place that a backfill has come to is not recorded: it is values of a column
+// that is masked. Another session then reads the table from its beginning.
+func (s *backfillStore) hides(table string, state capture.BackfillState) bool {
+	cfg := s.config.Load()
+	return cfg != nil && slices.ContainsFunc(state.Key, func(column string) bool { return cfg.Masks(table, column) })
 }
 
 func (s *backfillStore) write(ctx context.Context, table string, text []byte) error {

@@ -36,6 +36,10 @@ func tableMappingOf(t config.Table) transform.TableMapping {
 	for _, r := range t.Columns.Rename {
 		m.Columns.Rename = append(m.Columns.Rename, transform.Rename{From: nameOf(r.From), To: r.To})
 	}
+	for _, c := range t.Masks {
+		m.Masks = append(m.Masks, transform.Mask{Column: nameOf(c.Column), Kind: transform.MaskKind(c.Kind),
+			Key: []byte(c.Key.Reveal()), Text: c.Text, Keep: c.Keep})
+	}
 	for _, r := range t.Events {
 		m.Rules = append(m.Rules, ruleOf(r))
 	}

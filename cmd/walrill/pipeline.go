@@ -23,6 +23,8 @@ type pipeline struct {
 	config *config.Config
 	source *capture.Source
 	bridge *bridge.Bridge
+	// inForce is told of a configuration that was reloaded.
+	inForce func(*config.Config)
 }
 
 // newPipeline joins the stages. Each session's publisher is shown to publishes.

@@ -158,7 +158,10 @@ func (r *reloader) read(ctx context.Context) (*config.Config, error) {
 		NewMapper: func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
 		Mapping:   config.Fingerprint(cfg.Streams),
 		Tables:    tables,
-		InForce:   func() { r.pipeline.source.Select(trial) },
+		InForce: func() {
+			r.pipeline.source.Select(trial)
+			r.pipeline.inForce(cfg)
+		},
 	})
 	return cfg, err
 }

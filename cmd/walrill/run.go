@@ -125,7 +125,13 @@ func (f *runFlags) capture(cfg *config.Config, addr string, client redis.Univers
 	store := &backfillStore{client: client, pipeline: cfg.Pipeline}
 	backfill.Store = store
 	backfill.Initial = cfg.Source.Backfill == config.BackfillInitial
-	return newPipeline(cfg, addr, backfill, store.writer.Store, log)
+	store.config.Store(cfg)
+	p, err := newPipeline(cfg, addr, backfill, store.writer.Store, log)
+	if err != nil {
+		return nil, err
+	}
+	p.inForce = store.config.Store
+	return p, nil
 }
 
 // runPipeline carries changes, follows the slot and reloads the configuration until ctx ends or the pipeline cannot go on.

@@ -10,6 +10,8 @@ import (
 	"unicode"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/walrill/walrill/change"
 )
 
 // Options are what the command line says.
@@ -198,8 +200,7 @@ func (w *writer) table(t *Table, p *part) {
 	}
 	w.events(t, &needsFull)
 	if columns := t.personalColumns(); len(columns) > 0 {
-		w.line(4, "# Looks personal or secret: leave it out of the events.")
-		w.line(4, "#columns: {exclude: %s}", list(columns))
+		w.mask(t, columns, p == nil)
 	}
 	if needsFull {
 		w.Fixes = append(w.Fixes, identityFull(t))
@@ -208,6 +209,20 @@ func (w *writer) table(t *Table, p *part) {
 		w.text.Truncate(start - 1)
 		w.line(0, " {}")
 	}
+}
+
+// mask proposes what is published instead of columns that look personal.
+func (w *writer) mask(t *Table, columns []string, defaultKey bool) {
+	how, instead := "redact", "***"
+	if defaultKey && len(t.PrimaryKey) == 0 && t.Identity == change.IdentityFull { // the key is the whole row, whose values must stay apart
+		how, instead = `{hash: "${MASK_KEY}"}`, "a token"
+	}
+	masks := make([]string, len(columns))
+	for i, name := range columns {
+		masks[i] = scalar(name) + ": " + how
+	}
+	w.line(4, "# Looks personal or secret: publish %s instead. Or leave it out, with columns: {exclude: %s}.", instead, list(columns))
+	w.line(4, "#mask: {%s}", strings.Join(masks, ", "))
 }
 
 // key writes the key of a part and reports whether the table's identity holds it.

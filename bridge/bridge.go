@@ -31,6 +31,11 @@ type Stream interface {
 type Mapper interface {
 	Begin(change.Tx)
 	Map(*change.Change) ([]event.Event, error)
+	// SetBlocked hands over the keys whose changes are parked. Map parks theirs, and adds to them.
+	SetBlocked(event.Blocked)
+	// Retry maps a parked change of a table at the present place; Resolve tells :parked what became of a key.
+	Retry(*event.Parked, *change.Relation) ([]event.Event, error)
+	Resolve(*event.Parked) ([]event.Event, error)
 	Check(*change.Relation) ([]*event.Stream, error)
 }
 
@@ -54,6 +59,7 @@ type Publisher interface {
 	Full() bool
 	Pending() bool
 	Offer() bool
+	Flushed() bool
 	Durable() uint64
 	Err() error
 	Drain(context.Context) error
@@ -95,10 +101,14 @@ type Options struct {
 	Refresh      func(context.Context) error
 	NewMapper    func(epoch uint8) (Mapper, error)
 	NewPublisher func(wake func()) (Publisher, error)
-	Mapping      string // a fingerprint of what NewMapper maps by
-	HTTP         string // the daemon's own address, for :meta
-	StopTimeout  time.Duration
-	Log          *slog.Logger
+	// Parked reads the stream :parked, and Unpark removes entries of it.
+	Parked      func(context.Context) ([]event.Parked, error)
+	Unpark      func(context.Context, []event.Position) error
+	Pipeline    string // whose requests about parked changes are answered
+	Mapping     string // a fingerprint of what NewMapper maps by
+	HTTP        string // the daemon's own address, for :meta
+	StopTimeout time.Duration
+	Log         *slog.Logger
 }
 
 // Bridge runs a pipeline.

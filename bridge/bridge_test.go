@@ -82,6 +82,14 @@ func (m fakeMapper) Check(*change.Relation) ([]*event.Stream, error) {
 	return []*event.Stream{m.stream}, nil
 }
 
+func (m fakeMapper) SetBlocked(event.Blocked) {}
+func (m fakeMapper) Retry(*event.Parked, *change.Relation) ([]event.Event, error) {
+	return []event.Event{{Stream: m.stream}}, m.err
+}
+func (m fakeMapper) Resolve(*event.Parked) ([]event.Event, error) {
+	return []event.Event{{Stream: m.stream}}, nil
+}
+
 // fakePublisher has room for one entry at a time; open lets it take the next batch.
 type fakePublisher struct {
 	mu       sync.Mutex
@@ -104,6 +112,7 @@ func (p *fakePublisher) AddStream(context.Context, *event.Stream) (event.Positio
 	return event.Position{}, nil
 }
 func (p *fakePublisher) ClaimSchema(context.Context, *event.Schema) (int, error) { return 1, nil }
+func (p *fakePublisher) Flushed() bool                                           { return p.appended == 0 }
 func (p *fakePublisher) Start(context.Context)                                   {}
 func (p *fakePublisher) Rewind(commit uint64)                                    { p.rewound = commit }
 func (p *fakePublisher) Append(*event.Event)                                     { p.appended++ }
@@ -146,6 +155,8 @@ func options(stream Stream, pub *fakePublisher) Options {
 		Open:         func(context.Context) (Stream, error) { return stream, nil },
 		NewMapper:    func(uint8) (Mapper, error) { return fakeMapper{stream: event.NewStream("t", 1)}, nil },
 		NewPublisher: func(wake func()) (Publisher, error) { pub.wake = wake; return pub, nil },
+		Parked:       func(context.Context) ([]event.Parked, error) { return nil, nil },
+		Unpark:       func(context.Context, []event.Position) error { return nil },
 		MarkUsed:     func(context.Context) error { return nil },
 		Refresh:      func(context.Context) error { return nil },
 		StopTimeout:  time.Second,

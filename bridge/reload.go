@@ -108,6 +108,7 @@ func (s *session) adopt(ctx context.Context, p *reload) (refused, err error) {
 	if err != nil {
 		return err, nil
 	}
+	mapper.SetBlocked(s.blocked)
 	oldMapper, oldTables, oldKnown, oldMeta := s.mapper, s.source.Tables, s.known, s.meta
 	s.mapper, s.source.Tables, s.known, s.meta.Streams = mapper, p.Tables, map[*event.Stream]bool{}, maps.Clone(s.meta.Streams)
 	if err = s.addStreams(ctx); err == nil {

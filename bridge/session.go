@@ -23,6 +23,8 @@ type session struct {
 	meta   event.Meta
 	top    uint64 // of :commits when Redis was asked first
 	known  map[*event.Stream]bool
+	// blocked are the keys whose changes are parked.
+	blocked event.Blocked
 	// checked: streams of that name were found to be of this pipeline and its history when they were met.
 	checked map[string]bool
 	highest uint64 // commit of the highest entry that a stream had when it was met
@@ -115,6 +117,9 @@ func (s *session) start(ctx, background context.Context) error {
 		return err
 	}
 	s.mapBy(s.bridge.opts.Mapping, s.complete)
+	if err := s.loadParked(ctx); err != nil {
+		return err
+	}
 	if err := s.saveMeta(ctx); err != nil {
 		return err
 	}
@@ -191,6 +196,10 @@ func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
 	}
 	if s.checked[stream.Name] { // what is in it by now is ours
 		top = event.Position{}
+	}
+	if stream.Control {
+		s.known[stream], s.checked[stream.Name] = true, true
+		return nil
 	}
 	if err := CheckStream(s.meta, stream, top); err != nil {
 		return err
@@ -316,17 +325,28 @@ func (s *session) mark(item *change.Item) {
 }
 
 func (s *session) change(ctx context.Context, c *change.Change) error {
+	if c.Op == change.Message && c.Prefix == event.ParkedPrefix {
+		return s.resolve(ctx, c.Content)
+	}
 	events, err := s.mapper.Map(c)
 	if err != nil {
 		return s.refuse(ctx, err)
 	}
 	s.seen.changes++
+	return s.append(ctx, events)
+}
+
+// append hands events to the publisher.
+func (s *session) append(ctx context.Context, events []event.Event) error {
 	for i := range events {
 		e := &events[i]
 		if !s.known[e.Stream] {
 			if err := s.newStream(ctx, e.Stream); err != nil {
 				return err
 			}
+		}
+		if e.Stream.Control {
+			s.tellParked(e)
 		}
 		if e.Schema == 0 && e.Shape != nil {
 			if err := s.giveVersion(ctx, e); err != nil {
@@ -427,6 +447,7 @@ func (s *session) handOver(ctx context.Context) error {
 
 // confirm tells Postgres what has become durable.
 func (s *session) confirm() error {
+	s.seen.parked = len(s.blocked)
 	s.bridge.status.progress(s.seen)
 	if err := s.pub.Err(); err != nil {
 		return err

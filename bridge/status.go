@@ -32,8 +32,9 @@ type Status struct {
 	ReceivedAt   time.Time  `json:"-"`               // the server's time of it
 	Changes      uint64     `json:"changes"`         // since the process started
 	Transactions uint64     `json:"transactions"`
-	Repeated     uint64     `json:"repeated"` // changes that Postgres sent again though they were complete
-	Publisher    Publisher  `json:"-"`        // of the present session; nil when there is none
+	Repeated     uint64     `json:"repeated"`    // changes that Postgres sent again though they were complete
+	ParkedKeys   int        `json:"parked_keys"` // keys whose changes are set aside
+	Publisher    Publisher  `json:"-"`           // of the present session; nil when there is none
 }
 
 // progress is counted by the run loop without locks and copied to the
@@ -44,6 +45,7 @@ type progress struct {
 	changes      uint64
 	transactions uint64
 	repeated     uint64
+	parked       int // keys
 }
 
 type tracker struct {
@@ -98,7 +100,7 @@ func (t *tracker) progress(p progress) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.now = p
-	t.status.Received, t.status.ReceivedAt = p.received, p.time
+	t.status.Received, t.status.ReceivedAt, t.status.ParkedKeys = p.received, p.time, p.parked
 }
 
 // Status is a snapshot; any goroutine may ask for it.

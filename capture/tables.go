@@ -101,6 +101,8 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 		             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
 		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
 		       ARRAY(SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
+		       ARRAY(SELECT a.atttypmod FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
 		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
@@ -110,6 +112,7 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
 	var oids []uint32 // of all columns' types
+	var modifiers []int32
 	tables, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (table, error) {
 		rel := &change.Relation{}
 		t := table{Relation: rel}
@@ -117,7 +120,8 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 		var names []string
 		var keys []bool
 		var types []uint32
-		err := row.Scan(&rel.OID, &rel.Namespace, &rel.Name, &identity, &t.root, &t.partitioned, &rel.PrimaryKey, &names, &keys, &types)
+		var mods []int32
+		err := row.Scan(&rel.OID, &rel.Namespace, &rel.Name, &identity, &t.root, &t.partitioned, &rel.PrimaryKey, &names, &keys, &types, &mods)
 		if err != nil {
 			return t, err
 		}
@@ -125,13 +129,13 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 		for i, name := range names {
 			rel.Columns = append(rel.Columns, change.Column{Name: name, Key: keys[i]})
 		}
-		oids = append(oids, types...)
+		oids, modifiers = append(oids, types...), append(modifiers, mods...)
 		return t, nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
-	if err := addTypes(ctx, conn, tables, oids); err != nil {
+	if err := addTypes(ctx, conn, tables, oids, modifiers); err != nil {
 		return nil, err
 	}
 	return withoutViews(ctx, conn, tables)
@@ -139,14 +143,20 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 
 // addTypes completes tables with the types of their columns: what the mapping
 // says of a column must fit its type.
-func addTypes(ctx context.Context, conn *pgx.Conn, tables []table, oids []uint32) error {
+func addTypes(ctx context.Context, conn *pgx.Conn, tables []table, oids []uint32, modifiers []int32) error {
 	catalogue := newTypeCatalogue()
 	if err := catalogue.resolve(ctx, conn, slices.Compact(slices.Sorted(slices.Values(oids)))); err != nil {
 		return err
 	}
+	names, err := typeNames(ctx, conn, oids, modifiers)
+	if err != nil {
+		return err
+	}
+	n := 0
 	for _, t := range tables {
 		for i := range t.Columns {
-			t.Columns[i].Type, oids = catalogue.lookup(oids[0]), oids[1:]
+			t.Columns[i].Type, t.Columns[i].TypeName = catalogue.lookup(oids[n]), names[n]
+			n++
 		}
 	}
 	return nil

@@ -122,15 +122,20 @@ func (r *reader) streams(path string, n *node) {
 		if msg := checkStream(e.name); msg != "" {
 			r.fail(e.at, at, "the stream's name %s", msg)
 		}
+		var parkAt Pos
 		need := "tables: {public.orders: {}}"
 		if slices.ContainsFunc(e.value.entries, func(e entry) bool { return e.name == "messages" }) {
 			need = ""
 		}
 		r.mapping(at, e.value,
 			field{name: "partitions", read: func(path string, n *node) { integer(r, path, n, &s.Partitions, 1, maxPartitions) }},
+			field{name: "on_error", read: func(path string, n *node) { s.Park, parkAt = r.word(path, n, "stop", "park") == "park", n.at }},
 			field{"tables", func(path string, n *node) { s.Tables = r.tables(path, n) }, need},
 			field{name: "messages", read: func(path string, n *node) { r.messages(path, n, &s) }},
 		)
+		if written := s.Messages.Prefix != "" || slices.ContainsFunc(s.Tables, func(t Table) bool { return t.Outbox != nil }); s.Park && written {
+			r.fail(parkAt, join(at, "on_error"), "events of an outbox and of messages are not parked, so they could overtake a key that is; put the rules into a stream of their own, or write `stop`")
+		}
 		r.cfg.Streams = append(r.cfg.Streams, s)
 	}
 }
@@ -153,7 +158,7 @@ func (r *reader) tables(path string, n *node) []Table {
 			field{name: "key", read: func(path string, n *node) { r.key(path, n, &t) }},
 			field{name: "columns", read: func(path string, n *node) { r.columns(path, n, &t.Columns) }},
 			field{name: "mask", read: func(path string, n *node) { t.Masks = r.masks(path, n) }},
-			field{name: "numbers", read: func(path string, n *node) { r.numbers(path, n, &t) }},
+			field{name: "numbers", read: func(path string, n *node) { t.NumbersAsText = r.word(path, n, "number", "string") == "string" }},
 			field{name: "toast", read: r.toast},
 			field{name: "events", read: func(path string, n *node) { t.Events = r.rules(path, n) }},
 			field{name: "outbox", read: func(path string, n *node) { r.outbox(path, n, &t) }},

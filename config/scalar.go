@@ -85,6 +85,12 @@ func choose[T ~string](r *reader, path string, n *node, dst *T, words ...T) {
 	r.fail(n.at, path, "want %s, got %s%s", want, showValue(n), meant)
 }
 
+// word reads one of several words that the configuration keeps in another form.
+func (r *reader) word(path string, n *node, words ...string) (got string) {
+	choose(r, path, n, &got, words...)
+	return got
+}
+
 // integer reads a whole number from low to high, in decimal digits only.
 func integer[T int | int64](r *reader, path string, n *node, dst *T, low, high int64) {
 	want := fmt.Sprintf("a whole number from %d to %d", low, high)

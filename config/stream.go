@@ -12,6 +12,8 @@ type Stream struct {
 	// Partitions is how many Redis keys the stream, or each of the streams of
 	// `*`, is spread over: 1 to 1024, default 1.
 	Partitions int
+	// Park sets a change aside that a rule fails on, with all later ones of its key; else the pipeline stops.
+	Park bool
 	// Tables is at least one unless there are Messages, in the order written, patterns distinct.
 	Tables []Table
 	// Messages are the logical messages that it takes; a stream with some needs no tables.

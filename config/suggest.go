@@ -57,7 +57,7 @@ func home(name string) string {
 		return "under `sink: durability:`"
 	case "max_age", "max_entries", "keep_unread":
 		return "under `sink: retention:`"
-	case "partitions", "tables", "messages":
+	case "partitions", "on_error", "tables", "messages":
 		return "under a stream's name in `streams`"
 	case "key", "columns", "mask", "numbers", "events", "outbox":
 		return "under a table's name in `tables`"

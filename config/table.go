@@ -104,11 +104,3 @@ func (r *reader) renames(path string, n *node) []Rename {
 	}
 	return list
 }
-
-// numbers reads how bigint and numeric are written.
-func (r *reader) numbers(path string, n *node, t *Table) {
-	type form string
-	var f form
-	choose(r, path, n, &f, "number", "string")
-	t.NumbersAsText = f == "string"
-}

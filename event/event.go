@@ -35,6 +35,8 @@ type Event struct {
 type Stream struct {
 	Name string
 	Keys []string // one a partition
+	// Control is walrill's own, which no reader is meant to read: always in FormatFields.
+	Control bool
 }
 
 // NewStream names a stream's keys: `orders` when it has one partition, else

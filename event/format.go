@@ -38,6 +38,9 @@ func NewWriter(format Format, pipeline, database string) *Writer {
 // and the format's fields, each as a RESP bulk string. It returns the extended buffer and the
 // number of arguments appended. It allocates nothing beyond the buffer.
 func (w *Writer) Append(dst []byte, e *Event) ([]byte, int) {
+	if e.Stream.Control {
+		return AppendEntry(dst, e)
+	}
 	switch w.format {
 	case FormatCloudEvents:
 		return w.appendCloudEvent(dst, e)

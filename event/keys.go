@@ -24,7 +24,7 @@ func CatalogueKey(pipeline string) string { return controlKey(pipeline, "catalog
 
 // ControlKeys are all keys that a pipeline may have beside its streams, :meta last: it lists the streams.
 func ControlKeys(pipeline string) []string {
-	return []string{CommitsKey(pipeline), CatalogueKey(pipeline), BackfillKey(pipeline), WriterKey(pipeline), controlKey(pipeline, "parked"), MetaKey(pipeline)}
+	return []string{CommitsKey(pipeline), CatalogueKey(pipeline), BackfillKey(pipeline), WriterKey(pipeline), ParkedKey(pipeline), MetaKey(pipeline)}
 }
 
 // ClaimField is the field of WriterKey and PartitionWriterKey.

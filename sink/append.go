@@ -91,3 +91,6 @@ func (p *Publisher) Offer() bool {
 func (p *Publisher) Idle() bool {
 	return !p.busy.Load() && !p.Pending() && p.marks.get().isZero()
 }
+
+// Flushed reports whether Redis has acknowledged every entry that was appended.
+func (p *Publisher) Flushed() bool { return !p.busy.Load() && len(p.cur.entries) == 0 }

@@ -16,6 +16,7 @@ type Error struct {
 	Problem string
 	Fix     string // what to do, as an instruction; may be empty
 	Err     error  // what was found, may be nil
+	ofRow   bool   // a rule failed on a row: it can be set aside
 }
 
 func (e *Error) Error() string {

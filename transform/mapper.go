@@ -38,6 +38,9 @@ type Mapper struct {
 	xid     uint32
 	ordinal uint64
 
+	parked  *event.Stream // for changes that are set aside
+	blocked event.Blocked
+
 	// of the last Map
 	changes uint64 // counted for what is kept during one
 	events  []event.Event
@@ -60,6 +63,8 @@ func New(m Mapping, epoch uint8) (*Mapper, error) {
 		byName:  map[string]*event.Stream{},
 		byKey:   map[string]string{},
 		tables:  map[uint32]*table{},
+		parked:  &event.Stream{Name: m.Parked, Keys: []string{m.Parked}, Control: true},
+		blocked: event.Blocked{},
 		named:   map[uint32]naming{},
 	}
 	for i := range m.Streams {
@@ -149,12 +154,8 @@ func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 		m.buf = make([]byte, 0, n+n/8) // a huge row at one go
 	}
 	switch c.Op {
-	case change.Insert:
-		err = m.whole(t, t.types.created, c)
-	case change.Read:
-		err = m.whole(t, t.types.read, c)
-	case change.Delete:
-		err = m.whole(t, t.types.deleted, c)
+	case change.Insert, change.Read, change.Delete:
+		err = m.whole(t, c)
 	case change.Update:
 		err = m.update(t, c)
 	case change.Truncate:
@@ -187,7 +188,7 @@ func (m *Mapper) number() []event.Event {
 }
 
 // whole makes the events of a change that has one row.
-func (m *Mapper) whole(t *table, typ string, c *change.Change) error {
+func (m *Mapper) whole(t *table, c *change.Change) error {
 	unclaimed := t.outbox && c.New != nil
 	for i := range t.routes {
 		r := &t.routes[i]
@@ -202,29 +203,19 @@ func (m *Mapper) whole(t *table, typ string, c *change.Change) error {
 			unclaimed = unclaimed && !took
 			continue
 		}
-		shown := r.masks.of(c)
-		row := shown.New
-		if c.Op == change.Delete {
-			row = shown.Old
-		}
-		if r.rules != nil {
-			m.row.set(c.Op, shown.New, shown.Old, nil, false)
-			m.clear.set(c.Op, c.New, c.Old, nil, false)
-			if err := m.ruleEvents(t, r, nil); err != nil {
-				return err
-			}
+		if !r.wants(opSetOf(c.Op)) && m.trace == nil {
 			continue
 		}
-		key, err := m.key(t, r, row, nil)
-		if err != nil {
-			return err
+		shown := r.masks.of(c)
+		h := half{op: c.Op, rows: rows{new: shown.New, old: shown.Old}, clear: rows{new: c.New, old: c.Old}}
+		var key []byte
+		if r.rules == nil || len(m.blocked) > 0 { // rules that do not match need no key
+			var err error
+			if key, err = m.key(t, r, h.row(), nil); err != nil {
+				return err
+			}
 		}
-		if err := m.render(r.shape, row, nil); err != nil {
-			return err
-		}
-		e := m.emit(t, r, typ, c.Op, key)
-		e.Data, e.Unchanged = r.shape.data, r.shape.unchanged
-		if err := m.addKeyData(e, r, row, nil); err != nil {
+		if err := m.place(t, r, &h, key); err != nil {
 			return err
 		}
 	}
@@ -238,7 +229,7 @@ func (m *Mapper) whole(t *table, typ string, c *change.Change) error {
 func (m *Mapper) update(t *table, c *change.Change) error {
 	for i := range t.routes {
 		r := &t.routes[i]
-		if r.outbox != nil || r.rules != nil && !r.rules.ops.has(opsOfUpdate) && m.trace == nil {
+		if r.outbox != nil || !r.wants(opsOfUpdate) && m.trace == nil {
 			continue
 		}
 		if r.key.doubt != nil && c.Old == nil {
@@ -255,13 +246,10 @@ func (m *Mapper) update(t *table, c *change.Change) error {
 				return err
 			}
 		}
-		switch moved := !bytes.Equal(key, oldKey); {
-		case r.rules != nil:
-			err = m.updateRules(t, r, c, shown, key, oldKey, moved)
-		case moved:
-			err = m.move(t, r, shown, key, oldKey)
-		default:
-			err = m.changed(t, r, shown, key)
+		if bytes.Equal(key, oldKey) {
+			err = m.place(t, r, &half{op: change.Update, rows: rows{shown.New, shown.Old, shown.Old}, clear: rows{c.New, c.Old, c.Old}}, key)
+		} else {
+			err = m.move(t, r, c, shown, key, oldKey)
 		}
 		if err != nil {
 			return err
@@ -270,55 +258,37 @@ func (m *Mapper) update(t *table, c *change.Change) error {
 	return nil
 }
 
-func (m *Mapper) changed(t *table, r *route, c *change.Change, key []byte) error {
-	if err := m.render(r.shape, c.New, c.Old); err != nil {
+// move deletes the row under the key that it had before an update, and
+// creates it under the one that it has now.
+func (m *Mapper) move(t *table, r *route, c, shown *change.Change, key, oldKey []byte) error {
+	gone := half{op: change.Delete, rows: rows{old: shown.Old}, clear: rows{old: c.Old}, moved: true}
+	if err := m.place(t, r, &gone, oldKey); err != nil {
 		return err
 	}
-	old, err := m.oldValues(r.shape, c.New, c.Old)
+	come := half{op: change.Insert, rows: rows{new: shown.New, before: shown.Old}, clear: rows{new: c.New, before: c.Old}, moved: true}
+	return m.place(t, r, &come, key)
+}
+
+// emitHalf makes the events of a half of a change for a stream. key is nil when it is not known yet.
+func (m *Mapper) emitHalf(t *table, r *route, h *half, key []byte) error {
+	if r.rules != nil {
+		m.row.set(h.op, h.new, h.old, h.before, h.moved)
+		m.clear.set(h.op, h.clear.new, h.clear.old, h.clear.before, h.moved)
+		return m.ruleEvents(t, r, key)
+	}
+	data, unchanged, err := m.render(r.shape, h)
 	if err != nil {
 		return err
 	}
-	e := m.emit(t, r, t.types.updated, change.Update, key)
-	e.Data, e.Old, e.Unchanged = r.shape.data, old, r.shape.unchanged
-	return m.addKeyData(e, r, c.New, c.Old)
-}
-
-// move deletes the row under the key that it had before an update, and
-// creates it under the one that it has now.
-func (m *Mapper) move(t *table, r *route, c *change.Change, key, oldKey []byte) error {
-	start := len(m.buf)
-	var err error
-	if m.buf, err = r.shape.appendRow(m.buf, c.Old, nil); err != nil {
-		return err
+	var old []byte
+	if h.op == change.Update {
+		if old, err = m.oldValues(r.shape, h.new, h.old); err != nil {
+			return err
+		}
 	}
-	e := m.emit(t, r, t.types.deleted, change.Delete, oldKey)
-	e.Data = m.buf[start:]
-	if err := m.addKeyData(e, r, c.Old, nil); err != nil {
-		return err
-	}
-	if err := m.render(r.shape, c.New, c.Old); err != nil {
-		return err
-	}
-	e = m.emit(t, r, t.types.created, change.Insert, key)
-	e.Data, e.Unchanged = r.shape.data, r.shape.unchanged
-	return m.addKeyData(e, r, c.New, c.Old)
-}
-
-// updateRules asks the rules about an update, or about its two halves when the key changed.
-func (m *Mapper) updateRules(t *table, r *route, c, shown *change.Change, key, oldKey []byte, moved bool) error {
-	if !moved {
-		m.row.set(change.Update, shown.New, shown.Old, shown.Old, false)
-		m.clear.set(change.Update, c.New, c.Old, c.Old, false)
-		return m.ruleEvents(t, r, key)
-	}
-	m.row.set(change.Delete, nil, shown.Old, nil, true)
-	m.clear.set(change.Delete, nil, c.Old, nil, true)
-	if err := m.ruleEvents(t, r, oldKey); err != nil {
-		return err
-	}
-	m.row.set(change.Insert, shown.New, nil, shown.Old, true)
-	m.clear.set(change.Insert, c.New, nil, c.Old, true)
-	return m.ruleEvents(t, r, key)
+	e := m.emit(t, r, t.types.of(h.op), h.op, key)
+	e.Data, e.Old, e.Unchanged = data, old, unchanged
+	return m.addKeyData(e, r, h.row(), h.before)
 }
 
 // truncate tells every partition, so that the readers of each see it in its place.
@@ -366,19 +336,21 @@ func (m *Mapper) emit(t *table, r *route, typ string, op change.Op, key []byte) 
 }
 
 // render writes a row whole, once a change; what it was sent without is taken from before.
-func (m *Mapper) render(s *shape, row, before []change.Value) error {
-	if s.change == m.changes {
-		return nil
+func (m *Mapper) render(s *shape, h *half) (data, unchanged []byte, err error) {
+	if s.change == m.changes && !h.moved {
+		return s.data, s.unchanged, nil
 	}
 	start := len(m.buf)
-	var err error
-	if m.buf, err = s.appendRow(m.buf, row, before); err != nil {
-		return err
+	if m.buf, err = s.appendRow(m.buf, h.row(), h.before); err != nil {
+		return nil, nil, err
 	}
 	end := len(m.buf)
-	m.buf = s.appendUnchanged(m.buf, row, before)
-	s.data, s.unchanged, s.change = m.buf[start:end:end], m.buf[end:], m.changes
-	return nil
+	m.buf = s.appendUnchanged(m.buf, h.row(), h.before)
+	data, unchanged = m.buf[start:end:end], m.buf[end:]
+	if !h.moved { // of those there are two in a change
+		s.data, s.unchanged, s.change = data, unchanged, m.changes
+	}
+	return data, unchanged, nil
 }
 
 // oldValues writes the old values that an update changed, or all of them for an envelope.

@@ -15,6 +15,8 @@ type Mapping struct {
 	// Envelope makes the events that an envelope of before and after needs: KeyData is set,
 	// and Old is all that Postgres sent of the row before instead of what differs.
 	Envelope bool
+	// Parked is the Redis key of the stream for changes that a rule failed on.
+	Parked string
 }
 
 // StreamMapping is one stream. The name "*" stands for a stream per table,
@@ -24,7 +26,9 @@ type StreamMapping struct {
 	Partitions int // 0 is 1
 	Tables     []TableMapping
 	Messages   Messages // without a prefix the stream takes none
-	Where      string   // file:line for errors, optional
+	// Park sets a change aside on which a rule fails, with all later ones of its key, instead of stopping.
+	Park  bool
+	Where string // file:line for errors, optional
 }
 
 // TableMapping is one table, public.orders, or every table of a schema, public.*.

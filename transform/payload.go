@@ -105,6 +105,7 @@ func (c *ruleCompiler) valuePart(s *scope, ops opSet, e *Expr, top bool) (part, 
 // wholeRow recognises `new` and `old` alone.
 func (c *ruleCompiler) wholeRow(s *scope, ops opSet, e *Expr) (side, bool) {
 	side, ok := s.rows[e.Text]
+	c.rows = c.rows || ok
 	if ok && side == oldRow && ops.has(opsOf(change.Update)) && c.rel.Identity != change.IdentityFull {
 		c.doubts = append(c.doubts, c.doubt(e, 0, "every column"))
 	}

@@ -3,6 +3,7 @@ package transform
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/event"
@@ -72,6 +73,9 @@ func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 			continue
 		}
 		r, err := compileRoute(rel, tm, m.mapping.Envelope)
+		if r.park = s.Park; s.Park {
+			err = errors.Join(err, joinErrors(r.cannotPark(rel)))
+		}
 		routes, feeds, errs = append(routes, r), append(feeds, s), append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -102,6 +106,7 @@ func compileRoute(rel *change.Relation, tm *TableMapping, envelope bool) (route,
 	c := ruleCompiler{rel: rel, masks: masks, encoding: e, row: shape.schema, errs: append(errs, problems...)}
 	rules := c.compile(tm.Rules)
 	r := route{key: key, shape: shape, masks: masks, rules: rules, doubts: c.doubts, where: tm.Where}
+	r.uses = usedColumns(&key, shape, &c)
 	if tm.Columns.all() && !tm.NumbersAsText && masks == nil {
 		r.plain = true
 	}
@@ -119,6 +124,18 @@ func outboxRoute(rel *change.Relation, tm *TableMapping, envelope bool) (route, 
 		r.keyShape = newKeyShape(rel, &key, shape)
 	}
 	return r, joinErrors(errs)
+}
+
+// usedColumns are the columns that a route's events are made of, in the table's order.
+func usedColumns(key *keyer, rows *shape, c *ruleCompiler) []int {
+	used := append(key.reads(), c.reads...)
+	if c.rows {
+		for i := range rows.columns {
+			used = append(used, rows.columns[i].index)
+		}
+	}
+	slices.Sort(used)
+	return slices.Compact(used)
 }
 
 // shareShapes lets routes that write rows the same way do it once.

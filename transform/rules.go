@@ -90,12 +90,15 @@ type ruleCompiler struct {
 	masks    *masker // of what payloads see; conditions see everything
 	encoding encoding
 	row      []event.SchemaColumn // of the whole row
+	reads    []int                // columns of expressions
+	rows     bool                 // whole rows are written
 	errs     []*Error
 	doubts   []*Error
 }
 
 func (c *ruleCompiler) compile(rules []Rule) *ruleSet {
 	if len(rules) == 0 {
+		c.rows = true
 		return nil
 	}
 	set := &ruleSet{}
@@ -119,6 +122,7 @@ func (c *ruleCompiler) rule(r *Rule) compiledRule {
 			out.condition, out.scope = e, s
 		}
 	}
+	c.rows = c.rows || r.Data == nil
 	if r.Data != nil {
 		out.data = c.payload(ruleScope(c.masks.seen(c.rel), out.ops), out.ops, r.Data)
 	}
@@ -133,6 +137,7 @@ func (c *ruleCompiler) check(s *scope, ops opSet, e *Expr) *checked {
 		return nil
 	}
 	for i := range out.refs {
+		c.reads = append(c.reads, out.refs[i].column)
 		if ref := &out.refs[i]; ref.side == oldRow && !c.rel.Columns[ref.column].Key {
 			c.doubts = append(c.doubts, c.doubt(e, ref.at, c.rel.Columns[ref.column].Name))
 		}
@@ -302,5 +307,6 @@ func (m *Mapper) ruleFailed(t *table, r *route, rule *compiledRule, key []byte) 
 	f := m.row.failed
 	position := event.Position{Commit: m.commit, Ordinal: m.ordinal + uint64(len(m.events)) + 1}
 	return &Error{Where: f.expr.where(f.at), Stream: r.stream.Name, Table: t.name, Fix: f.fix, Err: f.err,
-		Problem: fmt.Sprintf("the rule %s failed on the %s of key %q at %s: %s", rule.typ, m.row.opName(), key, position, f.problem)}
+		Problem: fmt.Sprintf("the rule %s failed on the %s of key %q at %s: %s", rule.typ, m.row.opName(), key, position, f.problem),
+		ofRow:   f.err == nil}
 }

@@ -29,12 +29,29 @@ type route struct {
 	keyShape *shape
 	rules    *ruleSet // nil without rules: an event a change
 	outbox   *outbox  // nil unless the table is an outbox
+	park     bool     // a change that a rule fails on is set aside
+	uses     []int    // columns that events are made of
 	doubts   []*Error // old values that rules read and Postgres will not send
 	where    string
 }
 
 // eventTypes are the default names of a table's events.
 type eventTypes struct{ created, updated, deleted, truncated, read string }
+
+func (types *eventTypes) of(op change.Op) string {
+	switch op {
+	case change.Insert:
+		return types.created
+	case change.Read:
+		return types.read
+	case change.Delete:
+		return types.deleted
+	}
+	return types.updated
+}
+
+// wants reports whether any of the operations can make an event.
+func (r *route) wants(ops opSet) bool { return r.rules == nil || r.rules.ops.has(ops) }
 
 func newTable(rel *change.Relation, routes []route) *table {
 	t := &table{rel: rel, name: rel.String(), routes: routes}

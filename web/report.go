@@ -62,8 +62,9 @@ type Sink struct {
 	Since        time.Time         `json:"since,omitzero"` // of the error
 	Watermark    string            `json:"watermark_lsn,omitempty"`
 	Epoch        uint8             `json:"epoch"`
-	Entries      uint64            `json:"entries"`    // published since the daemon started
-	Duplicates   uint64            `json:"duplicates"` // were there already
+	Entries      uint64            `json:"entries"`     // published since the daemon started
+	Duplicates   uint64            `json:"duplicates"`  // were there already
+	ParkedKeys   int               `json:"parked_keys"` // whose changes are set aside
 	Batches      uint64            `json:"batches"`
 	Bytes        uint64            `json:"bytes"`
 	BatchEntries Histogram         `json:"batch_entries"`

@@ -3,14 +3,15 @@ package main
 import (
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/transform"
 )
 
 // mappingOf is the configuration's streams as transform wants them.
 func mappingOf(cfg *config.Config) transform.Mapping {
-	m := transform.Mapping{Envelope: cfg.Sink.Format == config.FormatDebezium}
+	m := transform.Mapping{Envelope: cfg.Sink.Format == config.FormatDebezium, Parked: event.ParkedKey(cfg.Pipeline)}
 	for _, s := range cfg.Streams {
-		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Where: s.At.String(),
+		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Park: s.Park, Where: s.At.String(),
 			Messages: transform.Messages{Prefix: s.Messages.Prefix, Where: s.Messages.At.String()}}
 		for _, t := range s.Tables {
 			stream.Tables = append(stream.Tables, tableMappingOf(t))

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -15,21 +14,6 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/projector"
 )
-
-func newParkedCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "parked",
-		Short: "Show and settle what views have set aside",
-		Long: `A row that a view's SQL or types refuse sets its key aside: the key keeps its last state, and everything else goes on.
-It is tried again with the key's next change, or with retry.`,
-		Args: exactArgs(0, "a subcommand: list, show, retry or drop"),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-	}
-	cmd.AddCommand(newParkedListCommand(), newParkedShowCommand(),
-		newParkedChangeCommand("retry", "Try keys of a view again", "to be tried again", projector.RetryParked),
-		newParkedChangeCommand("drop", "Forget keys of a view: their rows stay as they are until they change", "forgotten", projector.DropParked))
-	return cmd
-}
 
 // inStore runs f with a session of the view store.
 func inStore(cmd *cobra.Command, f func(context.Context, *config.Config, *pgx.Conn) error) error {
@@ -50,38 +34,16 @@ func inStore(cmd *cobra.Command, f func(context.Context, *config.Config, *pgx.Co
 	return redacted(cfg, f(ctx, cfg, conn))
 }
 
-func newParkedListCommand() *cobra.Command {
-	var view string
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the keys that are set aside",
-		Args:  exactArgs(0, "no arguments"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return inStore(cmd, func(ctx context.Context, cfg *config.Config, conn *pgx.Conn) error {
-				list, err := projector.ListParked(ctx, conn, cfg.Pipeline, view)
-				if err != nil {
-					return err
-				}
-				if asJSON {
-					encoder := json.NewEncoder(cmd.OutOrStdout())
-					encoder.SetIndent("", "  ")
-					return encoder.Encode(list)
-				}
-				return printParked(cmd.OutOrStdout(), list)
-			})
-		},
-	}
-	cmd.Flags().StringVar(&view, "view", "", "of this view only")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+// parkedInViews are the keys that views have set aside, of one view when it is not "".
+func parkedInViews(cmd *cobra.Command, view string) (list []projector.Parked, err error) {
+	err = inStore(cmd, func(ctx context.Context, cfg *config.Config, conn *pgx.Conn) (err error) {
+		list, err = projector.ListParked(ctx, conn, cfg.Pipeline, view)
+		return err
+	})
+	return list, err
 }
 
 func printParked(w io.Writer, list []projector.Parked) error {
-	if len(list) == 0 {
-		fmt.Fprintln(w, "nothing is set aside")
-		return nil
-	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "VIEW\tKEY\tSINCE\tERROR")
 	for _, p := range list {
@@ -90,63 +52,42 @@ func printParked(w io.Writer, list []projector.Parked) error {
 	return t.Flush()
 }
 
-func newParkedShowCommand() *cobra.Command {
-	var view string
-	cmd := &cobra.Command{
-		Use:   "show --view VIEW KEY",
-		Short: "Show all that is known of a key that is set aside",
-		Args:  exactArgs(1, `a key as the list shows it, such as '{"order_id": 7}'`),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return inStore(cmd, func(ctx context.Context, cfg *config.Config, conn *pgx.Conn) error {
-				list, err := projector.ListParked(ctx, conn, cfg.Pipeline, view)
-				if err != nil {
-					return err
-				}
-				for _, p := range list {
-					if string(p.Key) == args[0] {
-						encoder := json.NewEncoder(cmd.OutOrStdout())
-						encoder.SetIndent("", "  ")
-						return encoder.Encode(p)
-					}
-				}
-				return fmt.Errorf("view %s has no key %s set aside; `walrill parked list` shows them", view, args[0])
-			})
-		},
+// showParkedKey prints all that is known of a key that a view has set aside.
+func showParkedKey(cmd *cobra.Command, view, key string) error {
+	list, err := parkedInViews(cmd, view)
+	if err != nil {
+		return err
 	}
-	cmd.Flags().StringVar(&view, "view", "", "the view")
-	return cmd
+	for _, p := range list {
+		if string(p.Key) == key {
+			encoder := json.NewEncoder(cmd.OutOrStdout())
+			encoder.SetIndent("", "  ")
+			return encoder.Encode(p)
+		}
+	}
+	return fmt.Errorf("view %s has no key %s set aside; `walrill parked list` shows them", view, key)
 }
 
-func newParkedChangeCommand(verb, short, done string, change func(context.Context, *pgx.Conn, string, string, string) (int64, error)) *cobra.Command {
-	var view string
-	var all bool
-	cmd := &cobra.Command{
-		Use:   verb + " --view VIEW KEY",
-		Short: short,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if view == "" || all != (len(args) == 0) || len(args) > 1 {
-				return usageError{errors.New(`want --view VIEW and a key as the list shows it, such as '{"order_id": 7}', or --all`)}
-			}
-			key := ""
-			if !all {
-				key = args[0]
-				if !json.Valid([]byte(key)) {
-					return usageError{fmt.Errorf(`the key %s is not JSON; want it as the list shows it, such as '{"order_id": 7}'`, key)}
-				}
-			}
-			return inStore(cmd, func(ctx context.Context, cfg *config.Config, conn *pgx.Conn) error {
-				n, err := change(ctx, conn, cfg.Pipeline, view, key)
-				if err == nil && n == 0 {
-					err = fmt.Errorf("view %s has no such key set aside; `walrill parked list` shows them", view)
-				}
-				if err == nil {
-					fmt.Fprintf(cmd.OutOrStdout(), "%s: keys %s: %d\n", view, done, n)
-				}
-				return err
-			})
-		},
+// settleParkedRows retries or drops a key of a view, or all of them when it is nil.
+func settleParkedRows(cmd *cobra.Command, action, view string, key *string) error {
+	change, done := projector.RetryParked, "to be tried again"
+	if action == "drop" {
+		change, done = projector.DropParked, "forgotten"
 	}
-	cmd.Flags().StringVar(&view, "view", "", "the view")
-	cmd.Flags().BoolVar(&all, "all", false, "all keys of the view")
-	return cmd
+	text := ""
+	if key != nil {
+		if text = *key; !json.Valid([]byte(text)) {
+			return usageError{fmt.Errorf(`the key %s is not JSON; want it as the list shows it, such as '{"order_id": 7}'`, text)}
+		}
+	}
+	return inStore(cmd, func(ctx context.Context, cfg *config.Config, conn *pgx.Conn) error {
+		n, err := change(ctx, conn, cfg.Pipeline, view, text)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("view %s has no such key set aside; `walrill parked list` shows them", view)
+		}
+		if err == nil {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: keys %s: %d\n", view, done, n)
+		}
+		return err
+	})
 }

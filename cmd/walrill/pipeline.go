@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/walrill/walrill/bridge"
 	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/change"
@@ -28,7 +30,7 @@ type pipeline struct {
 }
 
 // newPipeline joins the stages. Each session's publisher is shown to publishes.
-func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillOptions, publishes func(*sink.Publisher), log *slog.Logger) (*pipeline, error) {
+func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillOptions, publishes func(*sink.Publisher), client redis.UniversalClient, log *slog.Logger) (*pipeline, error) {
 	mapping := mappingOf(cfg)
 	p := &pipeline{config: cfg}
 	var err error
@@ -64,6 +66,11 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 			publishes(pub)
 			return pub, nil
 		},
+		Parked: func(ctx context.Context) ([]event.Parked, error) { return readParked(ctx, client, cfg.Pipeline) },
+		Unpark: func(ctx context.Context, gone []event.Position) error {
+			return removeParked(ctx, client, cfg.Pipeline, gone)
+		},
+		Pipeline:    cfg.Pipeline,
 		Mapping:     config.Fingerprint(cfg.Streams),
 		HTTP:        httpAddr,
 		StopTimeout: stopTimeout,

@@ -162,6 +162,7 @@ func (r *reporter) report() web.Report {
 	r.fillSink(&report.Sink)
 	fillBackfill(&report.Backfill, r.pipeline.source.Backfills())
 	report.Sink.Duplicates += status.Repeated
+	report.Sink.ParkedKeys = status.ParkedKeys
 	if watermark := report.Sink.Watermark; watermark != "" {
 		report.Source.LagSeconds = r.lag(watermark, status.ReceivedAt)
 	}

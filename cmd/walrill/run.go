@@ -126,7 +126,7 @@ func (f *runFlags) capture(cfg *config.Config, addr string, client redis.Univers
 	backfill.Store = store
 	backfill.Initial = cfg.Source.Backfill == config.BackfillInitial
 	store.config.Store(cfg)
-	p, err := newPipeline(cfg, addr, backfill, store.writer.Store, log)
+	p, err := newPipeline(cfg, addr, backfill, store.writer.Store, client, log)
 	if err != nil {
 		return nil, err
 	}

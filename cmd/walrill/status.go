@@ -198,6 +198,9 @@ func printReport(w io.Writer, r web.Report) error {
 	row("lag", "%s, %.1f s behind %s", size(r.Source.LagBytes), r.Source.LagSeconds, r.Source.Current)
 	row("read", "%d changes in %d transactions", r.Source.Changes, r.Source.Transactions)
 	row("published", "%d entries, %.0f a second; complete up to %s", r.Sink.Entries, r.Sink.Rate, r.Sink.Watermark)
+	if n := r.Sink.ParkedKeys; n > 0 {
+		row("parked", "%d keys, see `walrill parked list`", n)
+	}
 	if b := r.Backfill; b.Waiting+b.Running+b.Failed > 0 {
 		row("backfill", "%d tables running, %d waiting, %d failed; %d rows", b.Running, b.Waiting, b.Failed, b.Rows)
 	}

@@ -21,6 +21,7 @@ type target struct {
 	whole           bool     // there is no key: rows are told apart by all their columns, and read by TID
 	keyTypes        []uint32
 	estimate        int64  // rows, as the planner guesses
+	generated       bool   // generated columns that are stored are published
 	columns         string // attribute numbers that are published, as an array; empty: all
 	filter          string // the publication's row filter
 }
@@ -80,6 +81,10 @@ func (s *Source) findTarget(ctx context.Context, conn *pgx.Conn, namespace, name
 
 // readPublished reads which rows and columns of the table the publication has.
 func (s *Source) readPublished(ctx context.Context, conn *pgx.Conn, t *target) error {
+	var err error
+	if t.generated, err = publishesGenerated(ctx, conn, s.opts.Publication); err != nil {
+		return err
+	}
 	version, err := serverVersion(ctx, conn)
 	if err != nil {
 		return err
@@ -147,9 +152,9 @@ func (t *target) relation(ctx context.Context, conn *pgx.Conn, catalogue *typeCa
 		       c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
 		       AND (c.relreplident = 'd' AND i.indisprimary OR c.relreplident = 'i' AND i.indisreplident))
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
-		WHERE c.oid = $1 AND n.nspname = $2 AND c.relname = $3 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+		WHERE c.oid = $1 AND n.nspname = $2 AND c.relname = $3 AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated::text = ANY ($5)
 		  AND ($4 = '' OR a.attnum = ANY ($4::int2[]))
-		ORDER BY a.attnum`, t.oid, t.namespace, t.name, t.columns)
+		ORDER BY a.attnum`, t.oid, t.namespace, t.name, t.columns, publishedKinds(t.generated || t.columns != ""))
 	if err != nil {
 		return nil, fmt.Errorf("read columns: %w", err)
 	}

@@ -12,7 +12,7 @@ import (
 
 // tables looks at the tables that the mapping wants and returns those that fit.
 func (c *checker) tables(ctx context.Context) []table {
-	all, err := readTables(ctx, c.conn)
+	all, err := readTables(ctx, c.conn, c.opts.Publication)
 	if err != nil {
 		c.found("tables", err)
 		return nil

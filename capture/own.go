@@ -28,14 +28,14 @@ func withoutViews(ctx context.Context, conn *pgx.Conn, tables []table) ([]table,
 	return slices.DeleteFunc(tables, func(t table) bool { return slices.Contains(views, t.String()) }), nil
 }
 
-// Tables lists the tables of a database that may be captured, as the catalogue shows them now, sorted by name. It changes nothing.
+// Tables lists the tables of a database that may be captured, as the catalogue shows them now, sorted by name, with the columns that a publication of walrill's making has. It changes nothing.
 func Tables(ctx context.Context, url string) ([]*change.Relation, error) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
 		return nil, fmt.Errorf("connect to Postgres: %w", err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it only read
-	tables, err := readTables(ctx, conn)
+	tables, err := readTables(ctx, conn, "")
 	if err != nil {
 		return nil, err
 	}

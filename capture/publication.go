@@ -17,6 +17,7 @@ type publication struct {
 	viaRoot   bool
 	events    string // the kinds of change that it leaves out, empty when it publishes all
 	narrowed  int    // tables with a row filter or a column list
+	generated bool   // it publishes generated columns that are stored
 	comment   string
 	tables    []string // qualified and quoted
 }
@@ -36,7 +37,11 @@ func (s *Source) made(p publication) bool {
 
 func (s *Source) readPublication(ctx context.Context, conn *pgx.Conn) (publication, error) {
 	var p publication
-	err := conn.QueryRow(ctx, `
+	var err error
+	if p.generated, err = publishesGenerated(ctx, conn, s.opts.Publication); err != nil {
+		return p, err
+	}
+	err = conn.QueryRow(ctx, `
 		SELECT p.puballtables, p.pubviaroot,
 		       concat_ws(', ', CASE WHEN NOT pubinsert THEN 'insert' END, CASE WHEN NOT pubupdate THEN 'update' END,
 		                       CASE WHEN NOT pubdelete THEN 'delete' END, CASE WHEN NOT pubtruncate THEN 'truncate' END),
@@ -54,6 +59,27 @@ func (s *Source) readPublication(ctx context.Context, conn *pgx.Conn) (publicati
 	}
 	p.exists = true
 	return p, nil
+}
+
+// publishesGenerated reports whether the publication has generated columns that are stored, as from
+// Postgres 18 on it can: one that is not there yet will then have them.
+func publishesGenerated(ctx context.Context, conn *pgx.Conn, publication string) (bool, error) {
+	var does bool
+	err := conn.QueryRow(ctx, `
+		SELECT coalesce((SELECT to_jsonb(p) ->> 'pubgencols' = 's' FROM pg_publication p WHERE pubname = $1),
+		                current_setting('server_version_num')::int >= 180000)`, publication).Scan(&does)
+	if err != nil {
+		return false, fmt.Errorf("read whether publication %s has generated columns: %w", publication, err)
+	}
+	return does, nil
+}
+
+// publishedKinds are the values of attgenerated of columns that are published when none are chosen.
+func publishedKinds(generated bool) []string {
+	if generated {
+		return []string{"", "s"}
+	}
+	return []string{""}
 }
 
 // ensurePublication creates the publication, or brings it in step with tables.
@@ -149,8 +175,13 @@ func (s *Source) publicationSQL(pub publication, tables []table) []string {
 		if len(wanted) > 0 {
 			tables = " FOR TABLE " + only(wanted)
 		}
+		with := "publish_via_partition_root = true"
+		if pub.generated {
+			// Without it, Postgres refuses updates of a table that has such columns and REPLICA IDENTITY FULL.
+			with += ", publish_generated_columns = stored"
+		}
 		return []string{
-			fmt.Sprintf("CREATE PUBLICATION %s%s WITH (publish_via_partition_root = true)", name, tables),
+			fmt.Sprintf("CREATE PUBLICATION %s%s WITH (%s)", name, tables, with),
 			fmt.Sprintf("COMMENT ON PUBLICATION %s IS %s", name, literal(s.mark())),
 		}
 	}

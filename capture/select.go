@@ -15,7 +15,7 @@ func (s *Source) Fit(ctx context.Context, selection Selection) ([]*change.Relati
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it only read
-	all, err := readTables(ctx, conn)
+	all, err := readTables(ctx, conn, s.opts.Publication)
 	if err != nil {
 		return nil, err
 	}

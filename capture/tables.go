@@ -23,7 +23,7 @@ type table struct {
 // partition is left out when its root is wanted: the root publishes for it.
 // Tables that it wants and that do not fit are left out, and unfit says why.
 func (s *Source) wantedTables(ctx context.Context, conn *pgx.Conn) (alone []table, unfit, err error) {
-	tables, err := readTables(ctx, conn)
+	tables, err := readTables(ctx, conn, s.opts.Publication)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -85,9 +85,13 @@ func relations(tables []table) []*change.Relation {
 	return rels
 }
 
-// readTables reads every permanent table of the database with its columns, in
-// the order of their names. Postgres's own and walrill's are left out.
-func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
+// readTables reads every permanent table of the database with the columns that the publication can
+// have, in the order of their names. Postgres's own and walrill's are left out.
+func readTables(ctx context.Context, conn *pgx.Conn, publication string) ([]table, error) {
+	generated, err := publishesGenerated(ctx, conn, publication)
+	if err != nil {
+		return nil, err
+	}
 	rows, err := conn.Query(ctx, `
 		SELECT c.oid, n.nspname, c.relname, c.relreplident::text,
 		       CASE WHEN c.relispartition THEN pg_partition_root(c.oid)::oid ELSE 0::oid END, c.relkind = 'p',
@@ -95,19 +99,19 @@ func readTables(ctx context.Context, conn *pgx.Conn) ([]table, error) {
 		             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.num
 		             WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY k.pos),
 		       ARRAY(SELECT a.attname::text FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
+		             AND NOT a.attisdropped AND a.attgenerated::text = ANY ($1) ORDER BY a.attnum),
 		       ARRAY(SELECT c.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey::int2[])
 		                    AND (c.relreplident = 'd' AND i.indisprimary AND i.indimmediate OR c.relreplident = 'i' AND i.indisreplident))
 		             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
+		             AND NOT a.attisdropped AND a.attgenerated::text = ANY ($1) ORDER BY a.attnum),
 		       ARRAY(SELECT a.atttypid FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum),
+		             AND NOT a.attisdropped AND a.attgenerated::text = ANY ($1) ORDER BY a.attnum),
 		       ARRAY(SELECT a.atttypmod FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-		             AND NOT a.attisdropped AND a.attgenerated = '' ORDER BY a.attnum)
+		             AND NOT a.attisdropped AND a.attgenerated::text = ANY ($1) ORDER BY a.attnum)
 		FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE c.relkind IN ('r', 'p') AND c.relpersistence = 'p'
 		  AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'walrill') AND n.nspname NOT LIKE 'pg\_%' AND n.nspname NOT LIKE 'walrill\_%'
-		ORDER BY n.nspname, c.relname`)
+		ORDER BY n.nspname, c.relname`, publishedKinds(generated))
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
@@ -189,7 +193,7 @@ func describe(ctx context.Context, conn *pgx.Conn, types *typeCatalogue, rel *ch
 func primaryKey(ctx context.Context, conn *pgx.Conn, rel *change.Relation, columns []columnType) ([]string, error) {
 	rows, err := conn.Query(ctx, `
 		SELECT a.attname::text, a.atttypid,
-		       CASE WHEN bool_or(b.attisdropped) THEN -1 ELSE count(b) FILTER (WHERE b.attgenerated = '') END,
+		       CASE WHEN bool_or(b.attisdropped OR b.attgenerated <> '') THEN -1 ELSE count(b) END,
 		       ARRAY(SELECT l.attname::text FROM pg_attribute l WHERE l.attrelid = $1 AND l.attnum > 0 AND NOT l.attisdropped)
 		FROM pg_index i CROSS JOIN unnest(i.indkey::int2[]) WITH ORDINALITY k(num, pos)
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.num

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
+	"slices"
 	"time"
 
 	"github.com/walrill/walrill/change"
@@ -15,10 +17,13 @@ import (
 func (s *session) loadParked(ctx context.Context) error {
 	s.blocked = event.Blocked{}
 	s.mapper.SetBlocked(s.blocked)
-	entries, err := s.parkedBefore(ctx, s.complete)
+	entries, err := s.parkedBefore(ctx, math.MaxUint64)
 	if err != nil || len(entries) == 0 {
 		return err
 	}
+	s.highest = max(s.highest, entries[len(entries)-1].Position.Commit)
+	last := entries[len(entries)-1].Position
+	entries = slices.DeleteFunc(entries, func(p event.Parked) bool { return p.Position.Commit >= s.complete })
 	left, err := event.Unresolved(entries)
 	if err != nil {
 		return err
@@ -29,7 +34,7 @@ func (s *session) loadParked(ctx context.Context) error {
 	if n := len(left); n > 0 {
 		s.bridge.opts.Log.Warn("changes are parked, and those that follow of their keys will be", "changes", n, "keys", len(s.blocked), "see", "walrill parked list")
 	}
-	return s.forgetParked(ctx, entries)
+	return s.forgetParked(ctx, entries, last)
 }
 
 // tellParked says in the log that a key is parked, once for each: those behind the first have no reason.
@@ -53,7 +58,7 @@ func (s *session) parkedBefore(ctx context.Context, clock uint64) (entries []eve
 
 // forgetParked removes what was resolved so long ago that Postgres cannot repeat it. The last entry stays: its
 // seq and ID are where the stream goes on.
-func (s *session) forgetParked(ctx context.Context, entries []event.Parked) error {
+func (s *session) forgetParked(ctx context.Context, entries []event.Parked, last event.Position) error {
 	var old []event.Parked
 	for _, e := range entries {
 		if e.Position.Commit < s.clock(s.stream.Start()) {
@@ -70,7 +75,6 @@ func (s *session) forgetParked(ctx context.Context, entries []event.Parked) erro
 		blocked.Add(e.Stream, e.Key)
 	}
 	var gone []event.Position
-	last := entries[len(entries)-1].Position
 	for _, e := range old {
 		if e.Position != last && !keep[e.Position] && (e.Kind == event.ParkedChange || !blocked.Has(e.Stream, []byte(e.Key))) {
 			gone = append(gone, e.Position)

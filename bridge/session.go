@@ -113,13 +113,13 @@ func (s *session) start(ctx, background context.Context) error {
 	if err := s.addStreams(ctx); err != nil {
 		return err
 	}
+	if err := s.loadParked(ctx); err != nil {
+		return err
+	}
 	if err := checkMapping(s.meta, s.bridge.opts.Mapping, s.complete, s.highest); err != nil {
 		return err
 	}
 	s.mapBy(s.bridge.opts.Mapping, s.complete)
-	if err := s.loadParked(ctx); err != nil {
-		return err
-	}
 	if err := s.saveMeta(ctx); err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func TestLoadFull(t *testing.T) {
 			Durability: Durability{Timeout: 5 * time.Second},
 			Retention:  Retention{MaxAge: 168 * time.Hour, KeepUnread: true}},
 		Streams: []Stream{
-			{Name: "orders", Partitions: 8, Tables: []Table{
+			{Name: "orders", Partitions: 8, About: About{Description: "What happens to orders and their parcels", Owner: "team-orders"}, Tables: []Table{
 				{Pattern: "public.orders", Key: []string{"id"}},
 				{Pattern: "public.order_items", Key: []string{"order_id"}},
 				{Pattern: "public.parcels", Key: []string{"order_id", "parcel"}, NumbersAsText: true,
@@ -58,7 +58,7 @@ func TestLoadFull(t *testing.T) {
 						{Column: Name{Name: "card"}, Kind: MaskLast, Text: "***", Keep: 4},
 					},
 					Events: []Rule{
-						{Type: "parcel.sent", On: []On{OnUpdate}, When: &Expr{Text: `old.status != "sent" && new.status == "sent"`},
+						{Type: "parcel.sent", About: About{Description: "The parcel was handed over to the carrier"}, On: []On{OnUpdate}, When: &Expr{Text: `old.status != "sent" && new.status == "sent"`},
 							Data: &Payload{Kind: PayloadObject, Object: []Member{{"parcel", Payload{Expr: &Expr{Text: "new.parcel"}}}, {"weight", Payload{Expr: &Expr{Text: "new.weight"}}}}}},
 						{Type: "parcel.changed", On: []On{OnUpdate}, Otherwise: true},
 					}},

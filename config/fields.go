@@ -132,6 +132,7 @@ func (r *reader) streams(path string, n *node) {
 			field{name: "on_error", read: func(path string, n *node) { s.Park, parkAt = r.word(path, n, "stop", "park") == "park", n.at }},
 			field{"tables", func(path string, n *node) { s.Tables = r.tables(path, n) }, need},
 			field{name: "messages", read: func(path string, n *node) { r.messages(path, n, &s) }},
+			r.description(&s.About), r.owner(&s.About),
 		)
 		if written := s.Messages.Prefix != "" || slices.ContainsFunc(s.Tables, func(t Table) bool { return t.Outbox != nil }); s.Park && written {
 			r.fail(parkAt, join(at, "on_error"), "events of an outbox and of messages are not parked, so they could overtake a key that is; put the rules into a stream of their own, or write `stop`")
@@ -161,6 +162,7 @@ func (r *reader) tables(path string, n *node) []Table {
 			field{name: "numbers", read: func(path string, n *node) { t.NumbersAsText = r.word(path, n, "number", "string") == "string" }},
 			field{name: "toast", read: r.toast},
 			field{name: "events", read: func(path string, n *node) { t.Events = r.rules(path, n) }},
+			r.description(&t.About), r.owner(&t.About),
 			field{name: "outbox", read: func(path string, n *node) { r.outbox(path, n, &t) }},
 		)
 		r.checkOutbox(at, &t, e.value)

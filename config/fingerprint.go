@@ -11,7 +11,7 @@ import (
 )
 
 // Fingerprint tells whether two configurations, or parts of them, say the same, wherever in their file they
-// say it. Fields with their zero value do not count, so that a field which a later version adds changes no fingerprint. It is
+// say it. Descriptions and owners are not looked at. Fields with their zero value do not count, so that a field which a later version adds changes no fingerprint. It is
 // 32 hexadecimal digits and shows nothing of what it was made of.
 func Fingerprint(v any) string {
 	h := sha256.New()
@@ -21,7 +21,7 @@ func Fingerprint(v any) string {
 
 func fingerprint(h hash.Hash, v reflect.Value) {
 	switch v.Type() {
-	case reflect.TypeFor[Pos]():
+	case reflect.TypeFor[Pos](), reflect.TypeFor[About]():
 		return
 	case reflect.TypeFor[URL]():
 		url, _ := v.Interface().(URL)
@@ -35,7 +35,7 @@ func fingerprint(h hash.Hash, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if f := v.Field(i); !f.IsZero() && f.Type() != reflect.TypeFor[Pos]() {
+			if f := v.Field(i); !f.IsZero() && f.Type() != reflect.TypeFor[Pos]() && f.Type() != reflect.TypeFor[About]() {
 				fmt.Fprintf(h, "%s:", v.Type().Field(i).Name)
 				fingerprint(h, f)
 			}

@@ -15,6 +15,9 @@ func TestFingerprint(t *testing.T) {
 	if Fingerprint(*same) != Fingerprint(*parse("  # moved\n  a:\n    tables:\n      public.t: {key: [id]}\n")) {
 		t.Error("the same elsewhere in the file is told apart")
 	}
+	if Fingerprint(*same) != Fingerprint(*parse("  a: {description: x, owner: y, tables: {t: {key: id, description: z}}}\n")) {
+		t.Error("a description is told apart")
+	}
 	for _, other := range []string{"  b: {tables: {t: {key: id}}}\n", "  a: {tables: {t: {}}}\n", "  a: {tables: {t: {key: [id, x]}}}\n", "  a: {partitions: 2, tables: {t: {key: id}}}\n",
 		"  a: {tables: {t: {key: id}, u: {}}}\n"} {
 		if Fingerprint(*same) == Fingerprint(*parse(other)) {

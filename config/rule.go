@@ -14,6 +14,7 @@ type Rule struct {
 	// Data is nil for the whole row.
 	Data      *Payload
 	Otherwise bool // these come after the others for the same kind of change
+	About     About
 	At        Pos
 }
 
@@ -77,6 +78,7 @@ func (r *reader) rules(path string, n *node) []Rule {
 			field{name: "when", read: func(path string, n *node) { rule.When = r.expr(path, n) }},
 			field{name: "data", read: func(path string, n *node) { rule.Data = r.data(path, n) }},
 			field{name: "otherwise", read: r.boolean(&rule.Otherwise)},
+			r.description(&rule.About), r.owner(&rule.About),
 		)
 		for _, before := range rules {
 			if before.Otherwise && !rule.Otherwise && overlap(before.On, rule.On) {

@@ -18,6 +18,7 @@ type Stream struct {
 	Tables []Table
 	// Messages are the logical messages that it takes; a stream with some needs no tables.
 	Messages Messages
+	About    About
 	At       Pos
 }
 
@@ -38,6 +39,7 @@ type Table struct {
 	NumbersAsText bool
 	// Events are the rules; without any, a change is an event.
 	Events []Rule
+	About  About
 	Outbox *Outbox // instead of Key, Columns, Masks, NumbersAsText and Events; nil unless the table is an outbox
 	At     Pos
 }

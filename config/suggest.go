@@ -61,6 +61,8 @@ func home(name string) string {
 		return "under a stream's name in `streams`"
 	case "key", "columns", "mask", "numbers", "events", "outbox":
 		return "under a table's name in `tables`"
+	case "description", "owner":
+		return "under a stream, a table or a rule of `events`"
 	case "include", "exclude", "rename":
 		return "under a table's `columns`"
 	case "hash", "redact", "truncate", "last":

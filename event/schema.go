@@ -29,7 +29,7 @@ type SchemaColumn struct {
 	JSON string `json:"json"`           // integer, number, string, boolean, array, object, or any
 	// Mask is how the values are hidden: hash, redact, truncate or last; empty when they are not.
 	Mask string `json:"mask,omitempty"`
-	// Column is the column that the value is a copy of, when it has another name; empty otherwise.
+	// Column is the column that the value is a copy of; empty when it is no copy, and for a column of a row under its own name.
 	Column string `json:"column,omitempty"`
 	// Optional members are not in every event of the type.
 	Optional bool           `json:"optional,omitempty"`

@@ -44,9 +44,6 @@ func (c *ruleCompiler) payloadPart(out *payload, s *scope, ops opSet, p *Payload
 			out.tail = append(appendString(append(out.tail, sep), []byte(p.Object[i].Name)), ':')
 			member := c.payloadPart(out, s, ops, &p.Object[i].Value, false)
 			member.Name = p.Object[i].Name
-			if member.Column == member.Name {
-				member.Column = ""
-			}
 			is.Fields = append(is.Fields, member)
 		}
 		is.JSON = jsonObject

@@ -91,12 +91,14 @@ func (c *ruleCompiler) rowFields(ops opSet) []event.SchemaColumn {
 	return fields
 }
 
-// withoutTypes leaves Postgres's types out: data that a mapping builds keeps its version when a column's type
+// withoutTypes leaves Postgres's types out and names each column: data that a mapping builds keeps its version when a column's type
 // changes and its JSON does not.
 func withoutTypes(columns []event.SchemaColumn) []event.SchemaColumn {
 	out := slices.Clone(columns)
 	for i := range out {
-		out[i].Type = ""
+		if out[i].Type = ""; out[i].Column == "" {
+			out[i].Column = out[i].Name
+		}
 	}
 	return out
 }

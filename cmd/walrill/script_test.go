@@ -112,6 +112,8 @@ func scriptCommands() map[string]func(*testscript.TestScript, bool, []string) {
 		"redis-kill":        only(killRedisCommand),
 		"redis-user":        only(redisUserCommand),
 		"redis-start":       only(restartRedisCommand),
+		"asyncapi":          only(asyncapiCommand),
+		"entries-fit":       only(entriesFitCommand),
 		"start":             only(startCommand),
 		"ready":             only(readyCommand),
 		"signal":            only(signalCommand),

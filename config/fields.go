@@ -124,18 +124,19 @@ func (r *reader) streams(path string, n *node) {
 		}
 		var parkAt Pos
 		need := "tables: {public.orders: {}}"
-		if slices.ContainsFunc(e.value.entries, func(e entry) bool { return e.name == "messages" }) {
+		if slices.ContainsFunc(e.value.entries, func(e entry) bool { return e.name == "messages" || e.name == "aggregates" }) {
 			need = ""
 		}
 		r.mapping(at, e.value,
 			field{name: "partitions", read: func(path string, n *node) { integer(r, path, n, &s.Partitions, 1, maxPartitions) }},
 			field{name: "on_error", read: func(path string, n *node) { s.Park, parkAt = r.word(path, n, "stop", "park") == "park", n.at }},
 			field{"tables", func(path string, n *node) { s.Tables = r.tables(path, n) }, need},
+			field{name: "aggregates", read: func(path string, n *node) { r.aggregates(path, n, &s) }},
 			field{name: "messages", read: func(path string, n *node) { r.messages(path, n, &s) }},
 			r.description(&s.About), r.owner(&s.About),
 		)
-		if written := s.Messages.Prefix != "" || slices.ContainsFunc(s.Tables, func(t Table) bool { return t.Outbox != nil }); s.Park && written {
-			r.fail(parkAt, join(at, "on_error"), "events of an outbox and of messages are not parked, so they could overtake a key that is; put the rules into a stream of their own, or write `stop`")
+		if written := s.Messages.Prefix != "" || s.Aggregates != nil || slices.ContainsFunc(s.Tables, func(t Table) bool { return t.Outbox != nil }); s.Park && written {
+			r.fail(parkAt, join(at, "on_error"), "events of an outbox, of messages and of aggregates are not parked, so they could overtake a key that is; put the rules into a stream of their own, or write `stop`")
 		}
 		r.cfg.Streams = append(r.cfg.Streams, s)
 	}
@@ -230,7 +231,7 @@ func missingSpace(n *node) string {
 
 // later are fields of the design that are not built yet: whoever writes one
 // has read about it, and is told so instead of being taken to have mistyped.
-var later = []string{"aggregates", "fold", "document", "emit", "consistency", "workers", "version"}
+var later = []string{"fold", "document", "emit", "consistency", "workers", "version"}
 
 // unknown says what is wrong with a field that the mapping does not have,
 // and which of its fields was meant, if that can be guessed.

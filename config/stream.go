@@ -14,9 +14,10 @@ type Stream struct {
 	Partitions int
 	// Park sets a change aside that a rule fails on, with all later ones of its key; else the pipeline stops.
 	Park bool
-	// Tables is at least one unless there are Messages, in the order written, patterns distinct.
-	Tables []Table
-	// Messages are the logical messages that it takes; a stream with some needs no tables.
+	// Tables is at least one unless there are Messages or Aggregates, in the order written, patterns distinct.
+	Tables     []Table
+	Aggregates []Aggregate // in the order written
+	// Messages are the logical messages that it takes; a stream with some, or with Aggregates, needs no tables.
 	Messages Messages
 	About    About
 	At       Pos
@@ -60,6 +61,23 @@ func (c *Config) Masks(table, column string) bool {
 		}
 	}
 	return false
+}
+
+// Named are the tables that the stream names one by one: its tables, and the roots and children of its aggregates.
+func (s Stream) Named() []Table {
+	var list []Table
+	for _, t := range s.Tables {
+		if !strings.HasSuffix(t.Pattern, ".*") {
+			list = append(list, t)
+		}
+	}
+	for _, a := range s.Aggregates {
+		list = append(list, a.Root)
+		for _, c := range a.Children {
+			list = append(list, c.Table)
+		}
+	}
+	return list
 }
 
 // keys names the stream's Redis keys as package event does.

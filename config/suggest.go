@@ -57,7 +57,7 @@ func home(name string) string {
 		return "under `sink: durability:`"
 	case "max_age", "max_entries", "keep_unread":
 		return "under `sink: retention:`"
-	case "partitions", "on_error", "tables", "messages":
+	case "partitions", "on_error", "tables", "messages", "aggregates":
 		return "under a stream's name in `streams`"
 	case "key", "columns", "mask", "numbers", "events", "outbox":
 		return "under a table's name in `tables`"
@@ -71,6 +71,8 @@ func home(name string) string {
 		return "in a rule of a table's `events`"
 	case "aggregatetype", "aggregateid", "payload", "headers", "for":
 		return "in a table's `outbox`"
+	case "root", "children":
+		return "under an aggregate's name in `aggregates`"
 	case "prefix":
 		return "under a stream's `messages`"
 	case "mirror", "query", "affects":

@@ -41,11 +41,15 @@ type ColumnValue struct{ Column, JSON string }
 // tracer gathers what rules say while a change is explained.
 type tracer struct{ asked []Asked }
 
-// Explain is Map that also tells what became of each rule, in the order in which they were asked. When the error is of a rule,
+// Explain is Map of a transaction's only change that also tells what became of each rule, in the order in which they were asked. When the error is of a rule,
 // what was asked up to it comes with it.
 func (m *Mapper) Explain(c *change.Change) ([]event.Event, []Asked, error) {
 	m.trace = &tracer{}
 	events, err := m.Map(c)
+	if err == nil {
+		m.release(false)
+		events = m.number()
+	}
 	asked := m.trace.asked
 	m.trace = nil
 	return events, asked, err

@@ -32,11 +32,14 @@ type Mapper struct {
 	// named are the tables, by OID, that the mapping was seen to name one by one.
 	named map[uint32]naming
 
+	aggregates map[*AggregateMapping]*aggregate
+
 	// of the transaction
-	commit  uint64
-	time    time.Time
-	xid     uint32
-	ordinal uint64
+	gathered gathering
+	commit   uint64
+	time     time.Time
+	xid      uint32
+	ordinal  uint64
 
 	parked  *event.Stream // for changes that are set aside
 	blocked event.Blocked
@@ -66,6 +69,9 @@ func New(m Mapping, epoch uint8) (*Mapper, error) {
 		parked:  &event.Stream{Name: m.Parked, Keys: []string{m.Parked}, Control: true},
 		blocked: event.Blocked{},
 		named:   map[uint32]naming{},
+
+		aggregates: map[*AggregateMapping]*aggregate{},
+		gathered:   gathering{limit: maxGathered},
 	}
 	for i := range m.Streams {
 		s := &m.Streams[i]
@@ -74,6 +80,9 @@ func New(m Mapping, epoch uint8) (*Mapper, error) {
 		}
 		if _, err := mapper.addStream(s.Name, s); err != nil {
 			return nil, err
+		}
+		for i := range s.Aggregates {
+			mapper.aggregates[&s.Aggregates[i]] = newAggregate(&s.Aggregates[i])
 		}
 	}
 	return mapper, nil
@@ -86,11 +95,12 @@ func (m *Mapper) Streams() []*event.Stream {
 }
 
 // Begin starts a transaction: the events of the changes that follow are at
-// its commit LSN, numbered from 1.
+// its commit LSN, numbered from 1. Commit ends it.
 func (m *Mapper) Begin(tx change.Tx) {
 	m.commit = event.Clock(m.epoch, uint64(tx.CommitLSN))
 	m.time, m.xid = tx.Time, tx.XID
 	m.ordinal = 0
+	m.gathered.clear()
 	for _, r := range []*row{&m.row, &m.clear} {
 		r.commit, r.time, r.xid = m.commit, m.time, m.xid
 	}
@@ -121,7 +131,7 @@ func (m *Mapper) RowsOf(rel *change.Relation) *event.Stream {
 		return nil // the table's Check says why
 	}
 	for i := range routes {
-		if routes[i].plain && routes[i].rules == nil && routes[i].outbox == nil {
+		if routes[i].plain && routes[i].rules == nil && routes[i].outbox == nil && routes[i].part == nil {
 			return routes[i].stream
 		}
 	}
@@ -178,9 +188,12 @@ func (m *Mapper) reset() {
 	}
 }
 
-// number gives the events their positions.
+// number gives the events their positions that have none yet.
 func (m *Mapper) number() []event.Event {
 	for i := range m.events {
+		if !m.events[i].Position.IsZero() {
+			continue
+		}
 		m.ordinal++
 		m.events[i].Position = event.Position{Commit: m.commit, Ordinal: m.ordinal}
 	}
@@ -271,6 +284,9 @@ func (m *Mapper) move(t *table, r *route, c, shown *change.Change, key, oldKey [
 
 // emitHalf makes the events of a half of a change for a stream. key is nil when it is not known yet.
 func (m *Mapper) emitHalf(t *table, r *route, h *half, key []byte) error {
+	if r.part != nil {
+		return m.partChange(r, h, key)
+	}
 	if r.rules != nil {
 		m.row.set(h.op, h.new, h.old, h.before, h.moved)
 		m.clear.set(h.op, h.clear.new, h.clear.old, h.clear.before, h.moved)
@@ -295,7 +311,10 @@ func (m *Mapper) emitHalf(t *table, r *route, h *half, key []byte) error {
 func (m *Mapper) truncate(t *table) error {
 	for i := range t.routes {
 		r := &t.routes[i]
-		if r.outbox != nil {
+		if r.part != nil {
+			m.partTruncate(t, r)
+		}
+		if r.outbox != nil || r.part != nil {
 			continue
 		}
 		if r.rules != nil {

@@ -25,6 +25,7 @@ type StreamMapping struct {
 	Name       string
 	Partitions int // 0 is 1
 	Tables     []TableMapping
+	Aggregates []AggregateMapping
 	Messages   Messages // without a prefix the stream takes none
 	// Park sets a change aside on which a rule fails, with all later ones of its key, instead of stopping.
 	Park  bool
@@ -127,6 +128,20 @@ func (m *Mapping) validate() error {
 		if err := s.validateTables(); err != nil {
 			return err
 		}
+		for i := range s.Aggregates {
+			if err := s.Aggregates[i].validate(s); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (t *TableMapping) validateMasks() error {
+	for i := range t.Masks {
+		if problem := t.Masks[i].validate(); problem != "" {
+			return &Error{Where: t.Masks[i].Column.Where, Table: t.Pattern, Columns: []string{t.Masks[i].Column.Name}, Problem: problem}
+		}
 	}
 	return nil
 }
@@ -155,10 +170,8 @@ func (s *StreamMapping) validateTables() error {
 			return e
 		}
 		seen[t.Pattern] = true
-		for i := range t.Masks {
-			if problem := t.Masks[i].validate(); problem != "" {
-				return &Error{Where: t.Masks[i].Column.Where, Table: t.Pattern, Columns: []string{t.Masks[i].Column.Name}, Problem: problem}
-			}
+		if err := t.validateMasks(); err != nil {
+			return err
 		}
 		for _, e := range t.expressions() {
 			syntax = append(syntax, e.syntax())

@@ -143,7 +143,7 @@ func (m *Mapper) Retry(p *event.Parked, rel *change.Relation) ([]event.Event, er
 		return nil, err
 	}
 	for i := range t.routes {
-		if r := &t.routes[i]; r.stream.Name == p.Stream && r.outbox == nil {
+		if r := &t.routes[i]; r.stream.Name == p.Stream && r.outbox == nil && r.part == nil {
 			if err := m.emitHalf(t, r, &h, []byte(p.Key)); err != nil {
 				return nil, err
 			}

@@ -41,7 +41,11 @@ type naming struct{ table, stream, where string }
 func (m *Mapper) name(rel *change.Relation) {
 	for i := range m.mapping.Streams {
 		s := &m.mapping.Streams[i]
-		if t := s.find(rel); t != nil && t.exact() {
+		t := s.find(rel)
+		if t == nil || !t.exact() {
+			t = s.aggregated(rel)
+		}
+		if t != nil {
 			m.named[rel.OID] = naming{rel.String(), s.Name, t.Where}
 			return
 		}
@@ -68,15 +72,20 @@ func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 	var errs []error
 	for i := range m.mapping.Streams {
 		s := &m.mapping.Streams[i]
-		tm := s.find(rel)
-		if tm == nil || s.Name == eachTable && m.mapping.taken(rel) {
-			continue
+		add := func(r route, err error) {
+			routes, feeds, errs = append(routes, r), append(feeds, s), append(errs, err)
 		}
-		r, err := compileRoute(rel, tm, m.mapping.Envelope)
-		if r.park = s.Park; s.Park {
-			err = errors.Join(err, joinErrors(r.cannotPark(rel)))
+		if tm := s.find(rel); tm != nil && (s.Name != eachTable || !m.mapping.taken(rel)) {
+			r, err := compileRoute(rel, tm, m.mapping.Envelope)
+			if r.park = s.Park; s.Park {
+				err = errors.Join(err, joinErrors(r.cannotPark(rel)))
+			}
+			add(r, err)
 		}
-		routes, feeds, errs = append(routes, r), append(feeds, s), append(errs, err)
+		for i := range s.Aggregates {
+			a := &s.Aggregates[i]
+			a.parts(rel, func(child int, tm *TableMapping) { add(aggregateRoute(rel, tm, m.aggregates[a], child)) })
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return routes, err
@@ -160,7 +169,7 @@ func (m *Mapping) taken(rel *change.Relation) bool {
 		if s.Name == eachTable {
 			continue
 		}
-		if s.names(rel) || s.Name == ownStream(rel) && s.find(rel) != nil {
+		if s.names(rel) || s.aggregated(rel) != nil || s.Name == ownStream(rel) && s.find(rel) != nil {
 			return true
 		}
 	}

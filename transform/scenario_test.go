@@ -28,12 +28,14 @@ var update = flag.Bool("update", false, "rewrite the scenarios' answers")
 //	rows [include=COLUMNS] [exclude=COLUMNS] [rename=FROM:TO,FROM:TO] [numbers=string] [key=EXPRESSION]
 //	outbox [COLUMN=NAME]... [for=TYPE,TYPE] [read]
 //	messages PREFIX, for the last stream
+//	aggregate NAME ROOT=KEY,KEY [CHILD=TABLE=KEY,KEY | CHILD:one=TABLE=KEY,KEY]..., for the last stream
+//	limit BYTES of what is gathered
 //	table NAME IDENTITY[=INDEX COLUMNS] [pk=COLUMNS] NAME:TYPE...
 //	check TABLE
 //	schemas TABLE, of the events that its rules make
 //	envelope, for Mapping.Envelope
 //	begin LSN XID
-//	insert|read TABLE NEW..., delete TABLE OLD..., update TABLE NEW... [| OLD...], truncate TABLE,
+//	insert|read TABLE NEW..., delete TABLE OLD..., update TABLE NEW... [| OLD...], truncate TABLE, commit,
 //	message PREFIX CONTENT
 //
 // mask, rule, rows and outbox are for the last table of the last stream. A value is a word or a Go string; NULL, ? is one that was not sent, - one outside the tuple.
@@ -130,6 +132,9 @@ func (s *scenario) run(command string, args []string) string {
 	case "rows":
 		s.rows(args)
 		return ""
+	case "aggregate":
+		s.aggregate(args)
+		return ""
 	case "outbox":
 		s.outbox(args)
 		return ""
@@ -147,6 +152,11 @@ func (s *scenario) run(command string, args []string) string {
 	switch command {
 	case "new":
 		return ""
+	case "limit":
+		s.mapper.gathered.limit, _ = strconv.Atoi(args[0])
+		return ""
+	case "commit":
+		return eventLines(s.t, s.mapper.Commit())
 	case "begin":
 		lsn, err := change.ParseLSN(args[0])
 		xid, err2 := strconv.Atoi(args[1])
@@ -234,10 +244,13 @@ func (s *scenario) stream(args []string) {
 	s.mapping.Streams = append(s.mapping.Streams, m)
 }
 
-// lastTable is what rule and rows are about.
+// lastTable is what rule, rows, mask and outbox are about: the root of the last stream's last aggregate, or its last table.
 func (s *scenario) lastTable() *TableMapping {
-	tables := s.mapping.Streams[len(s.mapping.Streams)-1].Tables
-	return &tables[len(tables)-1]
+	stream := &s.mapping.Streams[len(s.mapping.Streams)-1]
+	if n := len(stream.Aggregates); n > 0 {
+		return &stream.Aggregates[n-1].Root
+	}
+	return &stream.Tables[len(stream.Tables)-1]
 }
 
 // exprAt is an expression that says its first character's place as w.yaml:LINE:COLUMN with column 1.
@@ -302,6 +315,21 @@ func (s *scenario) rows(args []string) {
 			t.KeyExpr = exprAt("key", value)
 		}
 	}
+}
+
+func (s *scenario) aggregate(args []string) {
+	table := func(text string) TableMapping {
+		pattern, key, _ := strings.Cut(text, "=")
+		return TableMapping{Pattern: pattern, Key: strings.Split(key, ","), Where: "w.yaml:" + pattern, KeyWhere: "w.yaml:" + pattern + ".key"}
+	}
+	a := AggregateMapping{Name: args[0], Root: table(args[1]), Where: "w.yaml:" + args[0]}
+	for _, arg := range args[2:] {
+		name, text, _ := strings.Cut(arg, "=")
+		name, one := strings.CutSuffix(name, ":one")
+		a.Children = append(a.Children, ChildMapping{Name: name, TableMapping: table(text), One: one})
+	}
+	last := &s.mapping.Streams[len(s.mapping.Streams)-1]
+	last.Aggregates = append(last.Aggregates, a)
 }
 
 func (s *scenario) outbox(args []string) {
@@ -387,11 +415,7 @@ func (s *scenario) change(command string, args []string) string {
 		c.New, c.Old = nil, c.New
 	}
 	events, err := s.mapper.Map(c)
-	var b strings.Builder
-	for i := range events {
-		b.WriteString(eventLine(&events[i]))
-	}
-	return b.String() + errorLine(err)
+	return eventLines(s.t, events) + errorLine(err)
 }
 
 func (s *scenario) values(words []string) []change.Value {

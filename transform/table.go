@@ -27,11 +27,12 @@ type route struct {
 	schema *event.Schema
 	// keyShape writes KeyData, nil when the mapping does not ask for it.
 	keyShape *shape
-	rules    *ruleSet // nil without rules: an event a change
-	outbox   *outbox  // nil unless the table is an outbox
-	park     bool     // a change that a rule fails on is set aside
-	uses     []int    // columns that events are made of
-	doubts   []*Error // old values that rules read and Postgres will not send
+	rules    *ruleSet   // nil without rules: an event a change
+	outbox   *outbox    // nil unless the table is an outbox
+	part     *partRoute // nil unless the table is part of an aggregate there
+	park     bool       // a change that a rule fails on is set aside
+	uses     []int      // columns that events are made of
+	doubts   []*Error   // old values that rules read and Postgres will not send
 	where    string
 }
 

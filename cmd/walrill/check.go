@@ -172,7 +172,7 @@ func misnamed(cfg *config.Config, pg *capture.Diagnosis) []finding {
 // placeOf is where the file names a table.
 func placeOf(cfg *config.Config, table string) string {
 	for _, s := range cfg.Streams {
-		for _, t := range s.Tables {
+		for _, t := range s.Named() {
 			if t.Pattern == table {
 				return t.At.String()
 			}

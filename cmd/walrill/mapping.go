@@ -16,7 +16,18 @@ func mappingOf(cfg *config.Config) transform.Mapping {
 		for _, t := range s.Tables {
 			stream.Tables = append(stream.Tables, tableMappingOf(t))
 		}
+		for _, a := range s.Aggregates {
+			stream.Aggregates = append(stream.Aggregates, aggregateOf(a))
+		}
 		m.Streams = append(m.Streams, stream)
+	}
+	return m
+}
+
+func aggregateOf(a config.Aggregate) transform.AggregateMapping {
+	m := transform.AggregateMapping{Name: a.Name, Root: tableMappingOf(a.Root), Where: a.At.String()}
+	for _, c := range a.Children {
+		m.Children = append(m.Children, transform.ChildMapping{Name: c.Name, TableMapping: tableMappingOf(c.Table), One: c.One})
 	}
 	return m
 }

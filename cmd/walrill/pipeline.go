@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -145,10 +144,8 @@ func selectionOf(cfg *config.Config, mapping transform.Mapping) (capture.Selecti
 		return len(streams) > 0, err
 	}}
 	for _, stream := range cfg.Streams {
-		for _, t := range stream.Tables {
-			if !strings.HasSuffix(t.Pattern, ".*") {
-				s.Named[t.Pattern] = t.At.String()
-			}
+		for _, t := range stream.Named() {
+			s.Named[t.Pattern] = t.At.String()
 		}
 	}
 	return s, nil

@@ -65,6 +65,9 @@ func Play(m *transform.Mapper, tables map[string]*change.Relation, t *config.Tes
 			events = append(events, eventOf(&made[i]))
 		}
 	}
+	for _, e := range m.Commit() {
+		events = append(events, eventOf(&e))
+	}
 	return events, nil
 }
 

@@ -222,3 +222,37 @@ func TestFloatsCompareAsPostgresDoes(t *testing.T) {
 		}
 	}
 }
+
+// Whatever is written, it is refused or has a value or a failure, for a row with values and for one without.
+func FuzzExpression(f *testing.F) {
+	for _, text := range []string{`new.i + 1 > old.j && new.s in ["a"]`, `sum(new.doc.list, #.qty * #.price) ?? 0`, `let x = new.tags; x[1:2]`, `{a: new.i, b: [1, -2.5]}`, `new.b ? upper(new.s) : nil`,
+		`any(new.doc.list, .qty matches "x")`, `replace(new.s, "a", string(new.n)) | trim()`, `not (new.at startsWith "20") or op != "x"`, `max([1, new.i], 2) ** 3 % 2`, `fromJSON(toJSON(new.p)).x`} {
+		f.Add(text)
+	}
+	rel := exprRelation()
+	table := newTable(rel, nil)
+	full, empty := exprRow(), make([]change.Value, len(rel.Columns))
+	for i := range empty {
+		empty[i].Kind = change.Null
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if len(text) > 200 {
+			return
+		}
+		s := ruleScope(rel, opsOf(change.Update, change.Insert))
+		e, errs := s.check(&Expr{Text: text})
+		if len(errs) > 0 {
+			return
+		}
+		value, cond := s.compiler(e).value(e.node), s.compiler(e).cond(e.node)
+		var r row
+		r.begin(rel, table.appenders)
+		for _, values := range [][]change.Value{full, empty} {
+			r.set(change.Update, values, values, nil, false)
+			if _, err := appendValue(nil, value(&r)); err != nil {
+				t.Skip(err)
+			}
+			cond(&r)
+		}
+	})
+}

@@ -201,6 +201,45 @@ func TestRunConfirmsWhatIsDurable(t *testing.T) {
 
 // While the publisher takes nothing, Postgres is not read, hears from us, and
 // is confirmed nothing.
+// atCommit makes its events when the transaction ends.
+type atCommit struct{ fakeMapper }
+
+func (m atCommit) Map(*change.Change) ([]event.Event, error) { return nil, nil }
+func (m atCommit) Commit() []event.Event                     { return []event.Event{{Stream: m.stream}} }
+
+// markedLast notes whether an event came behind the mark of its transaction.
+type markedLast struct {
+	*fakePublisher
+	events, late int
+}
+
+func (p *markedLast) Append(e *event.Event) {
+	if p.events++; p.marked >= 200 {
+		p.late++
+	}
+	p.fakePublisher.Append(e)
+}
+
+// What a transaction makes of all its changes is published before it is marked as complete; confirming it comes after both.
+func TestRunPublishesWhatTheCommitMakes(t *testing.T) {
+	stream, pub := newFakeStream(transaction(200)...), &markedLast{fakePublisher: &fakePublisher{}}
+	o := options(stream, pub.fakePublisher)
+	o.NewMapper = func(uint8) (Mapper, error) { return atCommit{fakeMapper{stream: event.NewStream("t", 1)}}, nil }
+	o.NewPublisher = func(wake func()) (Publisher, error) { pub.wake = wake; return pub, nil }
+	_, stop := run(t, o)
+	for lsn := range stream.confirmed {
+		if lsn >= 200 {
+			break
+		}
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if pub.events != 1 || pub.late != 0 {
+		t.Errorf("%d events, %d behind the mark: want one, before it", pub.events, pub.late)
+	}
+}
+
 func TestRunBlockedPublisher(t *testing.T) {
 	stream, pub := newFakeStream(transaction(200)...), &fakePublisher{blocked: true}
 	_, stop := run(t, options(stream, pub))

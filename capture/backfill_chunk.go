@@ -47,6 +47,9 @@ func (c *chunk) row(i int, dst []change.Value) []change.Value {
 	return dst
 }
 
+// size is the bytes of all values.
+func (c *chunk) size() int64 { return int64(len(c.buf) - 4*len(c.rel.Columns)*len(c.rows)) }
+
 // texts are some columns' values of row i, copied.
 func (c *chunk) texts(i int, columns []int) []string {
 	var texts []string

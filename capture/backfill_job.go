@@ -378,7 +378,7 @@ func (j *job) note(now *reading, out outcome) {
 	}
 	j.state.setPosition(now.to)
 	j.state.Rows += int64(len(now.chunk.rows))
-	j.state.Bytes += int64(len(now.chunk.buf))
+	j.state.Bytes += now.chunk.size()
 	j.limit = min(2*j.limit, j.b.source.opts.Backfill.ChunkRows)
 }
 

@@ -175,10 +175,27 @@ func (r *tableReader) rows(ctx context.Context, c *chunk, p piece) (last bool, e
 	if err != nil {
 		return false, err
 	}
+	key := columnsOf(c.rel, r.target.key)
 	if n := len(c.rows); n > 0 && p.keys == nil {
-		c.next = c.texts(n-1, columnsOf(c.rel, r.target.key))
+		c.next = c.texts(n-1, key)
+	}
+	if p.keys != nil && !whole {
+		r.putBack(c, p.keys, key)
 	}
 	return whole && len(c.rows) < p.limit, nil
+}
+
+// putBack notes the rows again that were too big to be read together with the others.
+func (r *tableReader) putBack(c *chunk, keys [][]string, columns []int) {
+	read := map[string]bool{}
+	for i := range c.rows {
+		read[joinKey(c.texts(i, columns))] = true
+	}
+	for _, texts := range keys {
+		if key := joinKey(texts); !read[key] {
+			r.core.noteAgain(r.armed, key)
+		}
+	}
 }
 
 const (
@@ -272,36 +289,39 @@ func (q *params) tid(block int64, offset int) string {
 }
 
 const (
-	firstFetch = 50
-	maxFetch   = 1000
+	firstFetch  = 50
+	fetchGrowth = 20
 )
 
 // fetch reads the cursor until it is at its end, and then reports true, or there is enough. Each
-// fetch asks for what fits by the size of the rows so far.
+// fetch asks for what fits by the size of the rows so far: few of them, since between two both sides wait.
 func (r *tableReader) fetch(ctx context.Context, c *chunk, p piece) (whole bool, err error) {
 	n := firstFetch
 	for {
-		before := len(c.rows)
-		result := r.conn.PgConn().Exec(ctx, fmt.Sprintf("FETCH %d FROM rows", n))
-		if err := c.take(result); err != nil {
+		got, err := c.take(r.conn.PgConn().Exec(ctx, fmt.Sprintf("FETCH %d FROM rows", n)), p.bytes)
+		switch {
+		case err != nil:
 			return false, fmt.Errorf("read rows: %w", err)
-		}
-		switch got := len(c.rows) - before; {
+		case len(c.buf) >= p.bytes:
+			return false, nil
 		case got < n:
 			return true, nil
-		case len(c.buf) >= p.bytes || len(c.rows) >= p.limit:
+		case len(c.rows) >= p.limit:
 			return false, nil
 		}
 		width := len(c.buf)/len(c.rows) + 1
-		n = min(maxFetch, max(1, (p.bytes-len(c.buf))/width))
+		n = min(fetchGrowth*n, max(1, (p.bytes-len(c.buf))/width))
 	}
 }
 
-// take adds the rows of a result.
-func (c *chunk) take(result *pgconn.MultiResultReader) error {
+// take adds the rows of a result, as many as make so many bytes, and returns how many there were.
+func (c *chunk) take(result *pgconn.MultiResultReader, bytes int) (got int, err error) {
 	for result.NextResult() {
 		rows := result.ResultReader()
 		for rows.NextRow() {
+			if got++; len(c.buf) >= bytes {
+				continue
+			}
 			values := rows.Values()
 			if n := len(c.rel.Columns); n < len(values) {
 				c.tid, values = string(values[n]), values[:n]
@@ -309,7 +329,7 @@ func (c *chunk) take(result *pgconn.MultiResultReader) error {
 			c.add(values)
 		}
 	}
-	return result.Close()
+	return got, result.Close()
 }
 
 func currentSnapshot(ctx context.Context, conn *pgx.Conn) (snapshot, error) {

@@ -3,21 +3,17 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/config"
-	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
 )
 
@@ -39,6 +35,7 @@ the changes that go on meanwhile. When no daemon streams, the next one does what
 func newBackfillStartCommand() *cobra.Command {
 	var f sourceFlags
 	var request event.BackfillRequest
+	var wait bool
 	cmd := &cobra.Command{
 		Use:   "start TABLE",
 		Short: "Read a table from its beginning and publish its rows",
@@ -48,10 +45,11 @@ func newBackfillStartCommand() *cobra.Command {
 				return usageError{errors.New("--rate must not be negative")}
 			}
 			request.Action = "start"
-			return f.request(cmd, args[0], request)
+			return f.request(cmd, args[0], request, wait)
 		},
 	}
 	f.register(cmd)
+	cmd.Flags().BoolVar(&wait, "wait", false, "follow the table to its end; 1 when it is not done then")
 	cmd.Flags().StringVar(&request.Where, "where", "", "SQL condition; only rows that meet it are published")
 	cmd.Flags().IntVar(&request.Rate, "rate", 0, "rows a second at most; 0: no limit")
 	return cmd
@@ -64,7 +62,7 @@ func newBackfillCancelCommand() *cobra.Command {
 		Short: "End a table's backfill where it is",
 		Args:  exactArgs(1, "a table, such as public.orders"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.request(cmd, args[0], event.BackfillRequest{Action: "cancel"})
+			return f.request(cmd, args[0], event.BackfillRequest{Action: "cancel"}, false)
 		},
 	}
 	f.register(cmd)
@@ -74,8 +72,8 @@ func newBackfillCancelCommand() *cobra.Command {
 // answerTimeout is how long a command waits for the daemon to take note.
 const answerTimeout = 5 * time.Second
 
-// request leaves a request for the daemon and waits a moment for its answer.
-func (f *sourceFlags) request(cmd *cobra.Command, table string, request event.BackfillRequest) error {
+// request leaves a request for the daemon and waits a moment for its answer, or for the table's end.
+func (f *sourceFlags) request(cmd *cobra.Command, table string, request event.BackfillRequest, wait bool) error {
 	cfg, err := f.load(cmd)
 	if err != nil {
 		return err
@@ -83,16 +81,16 @@ func (f *sourceFlags) request(cmd *cobra.Command, table string, request event.Ba
 	if !strings.Contains(table, ".") {
 		table = "public." + table
 	}
-	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
+	store, err := openBackfillStore(cfg)
 	if err != nil {
 		return redacted(cfg, err)
 	}
-	defer client.Close() //nolint:errcheck // what it wrote was acknowledged
+	defer store.client.Close() //nolint:errcheck // what it wrote was acknowledged
 	request.ID, request.At = rand.Text(), time.Now().UTC()
-	if err := (&backfillStore{client: client, pipeline: cfg.Pipeline}).request(cmd.Context(), table, request); err != nil {
+	if err := store.request(cmd.Context(), table, request); err != nil {
 		return redacted(cfg, err)
 	}
-	state, err := awaitAnswer(cmd.Context(), &backfillStore{client: client, pipeline: cfg.Pipeline}, table, request.ID)
+	state, err := awaitAnswer(cmd.Context(), store, table, request.ID)
 	switch {
 	case err != nil:
 		return redacted(cfg, err)
@@ -100,10 +98,40 @@ func (f *sourceFlags) request(cmd *cobra.Command, table string, request event.Ba
 		fmt.Fprintf(cmd.OutOrStdout(), "%s: requested; %s\n", table, idleDaemon(cmd.Context(), cfg))
 	case state.State == capture.BackfillFailed && request.Action == "start":
 		return fmt.Errorf("backfill of %s: %s", table, state.Error)
-	default:
+	case !wait:
 		fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", table, state.State)
 	}
-	return nil
+	if !wait {
+		return nil
+	}
+	return redacted(cfg, awaitBackfill(cmd, store, table, request.ID))
+}
+
+// awaitBackfill follows a table to the end of what was asked for.
+func awaitBackfill(cmd *cobra.Command, store *backfillStore, table, id string) error {
+	var now backfillReport
+	err := followBackfills(cmd.Context(), store, newBackfillView(cmd.OutOrStdout()), func(all []backfillReport) ([]backfillReport, bool) {
+		i := slices.IndexFunc(all, func(b backfillReport) bool { return b.Table == table })
+		if i < 0 {
+			now = backfillReport{Table: table, Backfill: event.Backfill{State: capture.BackfillFailed, Request: id, Error: "its record is gone from Redis"}}
+			return nil, true
+		}
+		now = all[i]
+		return all[i : i+1], !now.goesOn() || now.Requested == "" && now.Request != id
+	})
+	switch {
+	case err != nil:
+		return err
+	case now.State == capture.BackfillCancelled && now.Requested == "":
+		return fmt.Errorf("backfill of %s: cancelled", table)
+	case now.Request != id && now.Requested == "":
+		return fmt.Errorf("backfill of %s: another request took the place of this one; see `walrill backfill status`", table)
+	case now.State == capture.BackfillDone:
+		return nil
+	case cmd.Context().Err() != nil:
+		return fmt.Errorf("backfill of %s: not waited for any more; it goes on, see `walrill backfill status`", table)
+	}
+	return fmt.Errorf("backfill of %s: %s", table, now.Error)
 }
 
 // awaitAnswer returns the state that names the request; nil when none does in time.
@@ -129,105 +157,4 @@ func idleDaemon(ctx context.Context, cfg *config.Config) string {
 		}
 	}
 	return "the daemon has not answered yet, see `walrill backfill status`"
-}
-
-// backfillReport is a line of `backfill status`.
-type backfillReport struct {
-	Table string `json:"table"`
-	event.Backfill
-	Requested string  `json:"requested,omitempty"` // start or cancel, which the daemon has not seen yet
-	Speed     float64 `json:"rows_per_second"`     // since it started
-}
-
-func newBackfillStatusCommand() *cobra.Command {
-	var f sourceFlags
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show how far backfills are",
-		Args:  exactArgs(0, "no arguments"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := f.load(cmd)
-			if err != nil {
-				return err
-			}
-			list, err := readBackfills(cmd.Context(), cfg)
-			if err != nil {
-				return redacted(cfg, err)
-			}
-			if !asJSON {
-				return printBackfills(cmd.OutOrStdout(), list)
-			}
-			encoder := json.NewEncoder(cmd.OutOrStdout())
-			encoder.SetIndent("", "  ")
-			return encoder.Encode(list)
-		},
-	}
-	f.register(cmd)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
-}
-
-func readBackfills(ctx context.Context, cfg *config.Config) ([]backfillReport, error) {
-	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
-	if err != nil {
-		return nil, err
-	}
-	defer client.Close() //nolint:errcheck // it only read
-	records, err := (&backfillStore{client: client, pipeline: cfg.Pipeline}).Load(ctx)
-	if err != nil {
-		return nil, err
-	}
-	list := []backfillReport{}
-	for table, r := range records {
-		line := backfillReport{Table: table}
-		if r.State != nil {
-			line.Backfill = event.Backfill(*r.State)
-		}
-		if r.Request != nil && r.Request.ID != line.Request {
-			line.Requested = r.Request.Action
-		}
-		end := time.Now()
-		if !line.Finished.IsZero() {
-			end = line.Finished
-		}
-		if took := end.Sub(line.Started); took > 0 && !line.Started.IsZero() {
-			line.Speed = float64(line.Rows) / took.Seconds()
-		}
-		list = append(list, line)
-	}
-	slices.SortFunc(list, func(a, b backfillReport) int { return strings.Compare(a.Table, b.Table) })
-	return list, nil
-}
-
-func printBackfills(w io.Writer, list []backfillReport) error {
-	if len(list) == 0 {
-		fmt.Fprintln(w, "no table was ever backfilled; `walrill backfill start TABLE` starts one")
-		return nil
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "TABLE\tSTATE\tROWS\tOF ABOUT\tROWS/S\tLEFT\t")
-	for _, b := range list {
-		state := b.State
-		if b.Requested != "" {
-			state = strings.TrimSpace(state + " (" + b.Requested + " requested)")
-		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%.0f\t%s\t%s\n", b.Table, state, b.Rows, percent(b), b.Speed, left(b), b.Error)
-	}
-	return t.Flush()
-}
-
-// percent is the estimate and how much of it is done; unknown with a condition.
-func percent(b backfillReport) string {
-	if b.Total <= 0 || b.Where != "" {
-		return "-"
-	}
-	return fmt.Sprintf("%d (%d%%)", b.Total, min(100, 100*b.Rows/b.Total))
-}
-
-func left(b backfillReport) string {
-	if b.State != capture.BackfillRunning || b.Speed <= 0 || b.Total <= b.Rows || b.Where != "" {
-		return "-"
-	}
-	return time.Duration(float64(b.Total-b.Rows) / b.Speed * float64(time.Second)).Round(time.Second).String()
 }

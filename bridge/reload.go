@@ -23,7 +23,8 @@ type Reload struct {
 // reload is a Reload that waits for its moment.
 type reload struct {
 	Reload
-	done chan error // capacity 1
+	done chan error    // capacity 1
+	back chan struct{} // capacity 1: a session took it, and ended before it had decided
 }
 
 // Reload puts another mapping in force between two transactions, once everything before is
@@ -31,7 +32,7 @@ type reload struct {
 // also while the pipeline does not stream. An error says why the mapping is refused; the one in force stays.
 // One goroutine may call it at a time.
 func (b *Bridge) Reload(ctx context.Context, r Reload) error {
-	p := &reload{Reload: r, done: make(chan error, 1)}
+	p := &reload{Reload: r, done: make(chan error, 1), back: make(chan struct{}, 1)}
 	b.reload.Store(p)
 	b.poke()
 	select {
@@ -39,10 +40,14 @@ func (b *Bridge) Reload(ctx context.Context, r Reload) error {
 		return err
 	case <-ctx.Done():
 	}
-	if b.reload.CompareAndSwap(p, nil) {
-		return ctx.Err()
+	for !b.reload.CompareAndSwap(p, nil) { // it is being decided
+		select {
+		case err := <-p.done:
+			return err
+		case <-p.back:
+		}
 	}
-	return <-p.done // it is being decided
+	return ctx.Err()
 }
 
 // poke has the run loop of the present session look around.
@@ -72,6 +77,7 @@ func (s *session) swap(ctx context.Context) error {
 	}
 	if err != nil {
 		s.bridge.reload.CompareAndSwap(nil, p)
+		signal(p.back)
 		return err
 	}
 	if refused == nil {

@@ -178,6 +178,50 @@ func TestReloadGivenUp(t *testing.T) {
 	}
 }
 
+// Stopping gives up a reload that waits for Redis to take what comes before it, whoever sees first that it is over.
+func TestReloadGivenUpWhileItWaitsForRedis(t *testing.T) {
+	for range 300 {
+		giveUpWhileItWaitsForRedis(t)
+	}
+}
+
+func giveUpWhileItWaitsForRedis(t *testing.T) {
+	t.Helper()
+	n, stream, pub := &notes{}, newFakeStream(), &fakePublisher{}
+	stream.items = make(chan change.Item, 10)
+	o := options(stream, pub)
+	o.NewMapper = n.mapper("a", event.NewStream("t", 1))
+	b := New(o)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- b.Run(ctx) }()
+	eventually(t, "streams", func() bool { return b.Status().State == StateStreaming })
+	pub.mu.Lock()
+	pub.blocked = true
+	pub.mu.Unlock()
+	tx := transaction(200)
+	stream.items <- tx[0]
+	stream.Wake()
+	eventually(t, "begins", func() bool { return n.all() == "a0/C7" })
+	done := make(chan error, 1)
+	go func() { done <- b.Reload(ctx, Reload{InForce: func() { t.Error("in force") }}) }()
+	eventually(t, "the reload waits for the transaction's end", func() bool { return b.reload.Load() != nil })
+	stream.items <- tx[2]
+	stream.Wake()
+	eventually(t, "it waits for Redis", func() bool { return b.reload.Load() == nil })
+	cancel()
+	for what, c := range map[string]<-chan error{"Reload": done, "Run": ended} {
+		select {
+		case err := <-c:
+			if err != nil && !errors.Is(err, context.Canceled) {
+				t.Errorf("%s: %v", what, err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%s waits on", what)
+		}
+	}
+}
+
 func TestCheckMapping(t *testing.T) {
 	meta := event.Meta{Epoch: 1, Mapping: "a", Since: event.Clock(1, 100)}
 	for name, tc := range map[string]struct {

@@ -57,7 +57,7 @@ func File(c *Catalogue, o Options) Proposal {
 
 func matching(tables []Table, patterns []string) []Table {
 	return slices.DeleteFunc(slices.Clone(tables), func(t Table) bool {
-		if t.Schema == "walrill" {
+		if t.Schema == "walrill" || strings.HasPrefix(t.Schema, "walrill_") {
 			return true // its own
 		}
 		return len(patterns) > 0 && !slices.Contains(patterns, t.Schema+".*") && !slices.Contains(patterns, t.String())

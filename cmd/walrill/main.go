@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/spf13/cobra"
@@ -22,6 +23,10 @@ const (
 	exitUsage  = 2
 	exitFound  = 3 // a check found something
 )
+
+// sameSignal is how long after the first signal another counts as the same: timeout(1) sends its signal to the process and to
+// its group.
+const sameSignal = 300 * time.Millisecond
 
 // version is set by the linker.
 var version = "devel"
@@ -40,7 +45,9 @@ func run(args []string) int {
 	go func() {
 		<-signals
 		cancel()
-		<-signals
+		for first := time.Now(); time.Since(first) < sameSignal; {
+			<-signals
+		}
 		fmt.Fprintln(os.Stderr, "walrill: second signal: ending at once; nothing is lost, the next start goes on where Redis stands")
 		os.Exit(exitFailed)
 	}()

@@ -124,8 +124,7 @@ func LoadMapping(path string, env func(string) (string, bool)) (*Config, error) 
 func load(path string, r *reader) (*Config, error) {
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w; name another file with `-c FILE`, or do without: "+
-			"`walrill run --source URL --sink URL --tables 'public.*'`", path, fs.ErrNotExist)
+		return nil, fmt.Errorf("%s: %w; name another file with `-c FILE`, or let `walrill init` propose one", path, fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)

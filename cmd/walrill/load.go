@@ -1,8 +1,11 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -43,15 +46,23 @@ func (f *sourceFlags) file(cmd *cobra.Command) string {
 // load prefers the flags when any of them is given.
 func (f *sourceFlags) load(cmd *cobra.Command) (*config.Config, error) {
 	if f.file(cmd) != "" {
-		return load(cmd)
+		cfg, err := load(cmd)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w; or do without: `%s --source URL --sink URL --tables 'public.*'`", err, cmd.CommandPath())
+		}
+		return cfg, err
 	}
 	if cmd.Flags().Changed("config") {
 		return nil, usageError{fmt.Errorf("--config and --source, --sink, --tables exclude each other")}
 	}
-	for flag, missing := range map[string]bool{"--source": f.source == "", "--sink": f.sink == "", "--tables": len(f.tables) == 0} {
-		if missing {
-			return nil, usageError{fmt.Errorf("without a configuration file, --source, --sink and --tables go together: %s is missing", flag)}
+	var missing []string
+	for _, flag := range []struct{ name, value string }{{"--source", f.source}, {"--sink", f.sink}, {"--tables", strings.Join(f.tables, "")}} {
+		if flag.value == "" {
+			missing = append(missing, flag.name)
 		}
+	}
+	if missing != nil {
+		return nil, usageError{fmt.Errorf("without a configuration file, --source, --sink and --tables go together, as the daemon was started with them: missing %s", strings.Join(missing, ", "))}
 	}
 	return config.FromFlags(f.source, f.sink, f.tables, f.pipeline)
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/sink"
 	"github.com/walrill/walrill/web"
 )
 
@@ -158,6 +159,7 @@ func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalC
 	if slot.ActivePID != 0 {
 		report.State, report.Error = "unreachable", "a daemon streams from the slot but does not answer over HTTP; give its address with --http"
 	}
+	report.Sink.State = sink.StateConnected
 	watermark, _, err := consumer.Watermark(ctx, client, cfg.Pipeline)
 	if err = errors.Join(redisErr, err); err != nil {
 		report.Sink.State, report.Sink.ErrorKind, report.Sink.Error = "unknown", "connection", redact(cfg, err.Error())
@@ -188,16 +190,28 @@ func printReport(w io.Writer, r web.Report) error {
 	if r.Error != "" {
 		row("", "%s", r.Error)
 	}
-	row("slot", "%s %s, Postgres keeps %s of WAL for it", r.Source.Slot, r.Source.WALStatus, size(r.Source.RetainedBytes))
+	if r.Source.WALStatus == "" { // not known, or there is none
+		row("slot", "%s", r.Source.Slot)
+	} else {
+		row("slot", "%s %s, Postgres keeps %s of WAL for it", r.Source.Slot, r.Source.WALStatus, size(r.Source.RetainedBytes))
+	}
 	if r.Source.Error != "" {
 		row("", "%s", r.Source.Error)
 	}
 	if left := r.Source.SecondsToLoss; left >= 0 {
 		row("", "lost in %s at the present rate, if it stands still", time.Duration(left*float64(time.Second)).Round(time.Second))
 	}
-	row("lag", "%s, %.1f s behind %s", size(r.Source.LagBytes), r.Source.LagSeconds, r.Source.Current)
-	row("read", "%d changes in %d transactions", r.Source.Changes, r.Source.Transactions)
-	row("published", "%d entries, %.0f a second; complete up to %s", r.Sink.Entries, r.Sink.Rate, r.Sink.Watermark)
+	if r.Source.Current != "" {
+		row("lag", "%s, %.1f s behind %s", size(r.Source.LagBytes), r.Source.LagSeconds, r.Source.Current)
+	}
+	if r.Since.IsZero() { // no daemon has counted
+		if r.Sink.Watermark != "" {
+			row("published", "complete up to %s", r.Sink.Watermark)
+		}
+	} else {
+		row("read", "%d changes in %d transactions", r.Source.Changes, r.Source.Transactions)
+		row("published", "%d entries, %.0f a second; complete up to %s", r.Sink.Entries, r.Sink.Rate, r.Sink.Watermark)
+	}
 	if n := r.Sink.ParkedKeys; n > 0 {
 		row("parked", "%d keys, see `walrill parked list`", n)
 	}

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"slices"
 	"strings"
 
@@ -72,6 +74,12 @@ func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
 		return redacted(cfg, err)
 	}
 	defer client.Close() //nolint:errcheck // it only read
+	// What cannot be read here is said by what follows.
+	if meta, err := readMeta(cmd.Context(), client, cfg.Pipeline); err == nil {
+		for _, note := range notYet(cfg.Pipeline, meta, streams) {
+			fmt.Fprintln(cmd.ErrOrStderr(), "walrill:", note)
+		}
+	}
 	out := bufio.NewWriter(cmd.OutOrStdout())
 	p := printer{out: out, json: f.json, color: !f.json && isTerminal(cmd.OutOrStdout()), several: len(streams) > 1}
 	err = f.follow(cmd.Context(), consumer.Options{
@@ -96,10 +104,27 @@ func checkStreams(cfg *config.Config, names []string) error {
 	return nil
 }
 
+// notYet says which streams may be waited for in vain: a name or a pipeline may be mistyped, or may come to be.
+func notYet(pipeline string, meta event.Meta, names []string) (notes []string) {
+	if meta.IsZero() {
+		return []string{fmt.Sprintf("there is no pipeline %s in this Redis yet", pipeline)}
+	}
+	for _, name := range names {
+		if _, ok := meta.Streams[name]; !ok {
+			notes = append(notes, fmt.Sprintf("pipeline %s has no stream %s yet; it has %s", pipeline, name, strings.Join(slices.Sorted(maps.Keys(meta.Streams)), ", ")))
+		}
+	}
+	return notes
+}
+
 // load needs no more of the configuration than Redis and the pipeline's name.
 func (f *tailFlags) load(cmd *cobra.Command) (*config.Config, error) {
 	if f.sink == "" {
-		return load(cmd)
+		cfg, err := load(cmd)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w; or do without: `walrill tail STREAM --sink URL`", err)
+		}
+		return cfg, err
 	}
 	return &config.Config{Pipeline: f.pipeline, Sink: config.Sink{URL: config.NewURL(f.sink)}, Streams: []config.Stream{{Name: "*"}}}, nil
 }

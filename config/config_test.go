@@ -174,7 +174,7 @@ func TestLoadMissing(t *testing.T) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want fs.ErrNotExist", err)
 	}
-	for _, part := range []string{"testdata/none.yaml", "`-c FILE`", "--tables 'public.*'"} {
+	for _, part := range []string{"testdata/none.yaml", "`-c FILE`", "walrill init"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q does not hold %q", err, part)
 		}

@@ -237,7 +237,7 @@ func (s *Source) Refresh(ctx context.Context) error {
 		// What keeps a new table out does not stop the others, so this is not permanent.
 		return errors.New(err.Error())
 	}
-	return nil
+	return s.warnAttached(ctx, conn)
 }
 
 func (s *Source) addNew(ctx context.Context, conn *pgx.Conn, pub publication) error {

@@ -61,6 +61,8 @@ type Source struct {
 	selected  int        // selections put in force by Select; guarded by selecting
 	applied   int        // the last of them whose tables are the publication's; Refresh's
 
+	attached map[[2]uint32]bool // partitions that were warned of, by OID behind their table's; Refresh's
+
 	mu         sync.Mutex
 	system     string             // of the last Prepare; guarded by mu
 	timeline   int32              // likewise
@@ -115,7 +117,7 @@ func NewSource(opts Options) (*Source, error) {
 	opts.Backfill.Readers = cmp.Or(max(opts.Backfill.Readers, 0), defaultReaders)
 	config.ValidateConnect = primaryOnly(config.ValidateConnect)
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec // no prepared statements: safe behind a pooler and across restarts
-	return &Source{opts: opts, config: config}, nil
+	return &Source{opts: opts, config: config, attached: map[[2]uint32]bool{}}, nil
 }
 
 // Database is the database's name.

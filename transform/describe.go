@@ -22,6 +22,8 @@ type PublishedEvent struct {
 	Rules  []string // where they are; empty for what is published without rules
 	Built  bool     // by `data` of a rule; else whole rows
 	Schema *event.Schema
+	// Gathered is an aggregate's: of Schema only Key and Columns count, which are the root's, and data has no version.
+	Gathered bool
 }
 
 // Describe says what the mapping makes of a table's changes. The schemas have no versions.
@@ -36,6 +38,13 @@ func (m *Mapper) Describe(rel *change.Relation) ([]Published, error) {
 		r := &t.routes[i]
 		p := Published{Stream: r.stream, Where: r.where, Outbox: r.outbox != nil}
 		switch {
+		case r.part != nil && r.part.child > 0:
+			continue // it is told of with its root
+		case r.part != nil:
+			p.Events = r.part.agg.types.describe(r.schema)
+			for i := range p.Events {
+				p.Events[i].Gathered = true
+			}
 		case r.rules != nil:
 			p.Events = r.rules.describe()
 		case !p.Outbox:

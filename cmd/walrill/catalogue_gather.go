@@ -111,6 +111,10 @@ func (g *cataloguer) event(t *capture.Described, p *transform.PublishedEvent, ta
 	for _, op := range p.On {
 		e.On = append(e.On, opName(op))
 	}
+	if p.Gathered { // what data holds depends on what the transaction did
+		e.Published = true
+		return e
+	}
 	g.number(&e, p.Schema)
 	if p.Built || !slices.Equal(p.On, []change.Op{change.Truncate}) {
 		e.Fields = catalogue.FieldsOf(p.Schema.Columns)

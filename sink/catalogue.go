@@ -49,11 +49,11 @@ func (p *Publisher) ClaimSchema(ctx context.Context, s *event.Schema) (version i
 func (p *Publisher) use(s event.Schema) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	same := func(o *event.Schema) bool {
+	same := func(o event.Schema) bool {
 		return o.Version == s.Version && o.Name() == s.Name()
 	}
 	if !slices.ContainsFunc(p.schemas, same) {
-		p.schemas = append(p.schemas, &s)
+		p.schemas = append(p.schemas, s)
 	}
 }
 
@@ -61,10 +61,14 @@ func (p *Publisher) use(s event.Schema) {
 // is published to it.
 func (p *Publisher) restore(ctx context.Context) error {
 	p.mu.Lock()
-	schemas := p.schemas
+	published := slices.Clone(p.schemas)
 	p.mu.Unlock()
-	if len(schemas) == 0 {
+	if len(published) == 0 {
 		return nil
+	}
+	schemas := make([]*event.Schema, len(published))
+	for i := range published {
+		schemas[i] = &published[i]
 	}
 	c, err := p.session.link.to(ctx, p.session.commits.slot)
 	if err != nil {

@@ -111,9 +111,9 @@ type Publisher struct {
 	marks    markSlot
 
 	mu         sync.Mutex
-	parts      []*partition    // all known; guarded by mu
-	generation uint64          // of parts; guarded by mu
-	schemas    []*event.Schema // that entries are published with; guarded by mu, the elements never change
+	parts      []*partition   // all known; guarded by mu
+	generation uint64         // of parts; guarded by mu
+	schemas    []event.Schema // that entries are published with; guarded by mu
 
 	// The publisher goroutine's.
 	session session

@@ -53,13 +53,13 @@ func TestServersDieWithParent(t *testing.T) {
 		})
 	}
 	for _, dir := range []string{pgDir, redisDir} {
-		age(t, dir)
-	}
-	sweep(os.TempDir())
-	for _, dir := range []string{pgDir, redisDir} {
-		if _, err := os.Stat(dir); !os.IsNotExist(err) {
-			t.Errorf("%s is left: %v", dir, err)
-		}
+		// A server that listens no more may still be about to end, and hold its lock.
+		Eventually(t, 30*time.Second, dir+" is swept away", func() bool {
+			age(t, dir)
+			sweep(os.TempDir())
+			_, err := os.Stat(dir)
+			return os.IsNotExist(err)
+		})
 	}
 }
 
@@ -81,7 +81,7 @@ func beParent(t *testing.T) {
 func age(t *testing.T, dir string) {
 	t.Helper()
 	old := time.Now().Add(-time.Hour)
-	if err := os.Chtimes(filepath.Join(dir, lockName), old, old); err != nil {
+	if err := os.Chtimes(filepath.Join(dir, lockName), old, old); err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
 }

@@ -100,8 +100,10 @@ type Options struct {
 	Lost func(change.LSN)
 	// Refresh takes tables in that have come since Prepare; it is called every
 	// few seconds while streaming, from a goroutine of its own.
-	Refresh      func(context.Context) error
-	NewMapper    func(epoch uint8) (Mapper, error)
+	Refresh   func(context.Context) error
+	NewMapper func(epoch uint8) (Mapper, error)
+	// Key is the key of a data subject, made when there is none; nil without an error when it was destroyed.
+	Key          func(ctx context.Context, subject string) ([]byte, error)
 	NewPublisher func(wake func()) (Publisher, error)
 	// Parked reads the stream :parked, and Unpark removes entries of it.
 	Parked      func(context.Context) ([]event.Parked, error)
@@ -134,7 +136,12 @@ type (
 	standby   interface{ Standby() bool }    // another instance is at work
 	recovery  interface{ InRecovery() bool } // there is no primary yet, only a standby
 	slotLost  interface{ SlotLost() bool }   // changes are missing from the streams, and Postgres cannot send them again
-	stale     interface{ Stale() bool }      // a change may fit when its table is announced again
+	// needsKey: a mapper goes on with the change once it was given a subject's key.
+	needsKey interface {
+		NeedsKey() string
+		Give(key []byte) error
+	}
+	stale interface{ Stale() bool } // a change may fit when its table is announced again
 	// tailLost: entries are gone that were acknowledged, those behind this clock. It is 0 when
 	// the top of :commits went back with them and so tells the same.
 	tailLost interface{ ReplayFrom() uint64 }

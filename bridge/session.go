@@ -334,6 +334,12 @@ func (s *session) change(ctx context.Context, c *change.Change) error {
 		return s.resolve(ctx, c.Content)
 	}
 	events, err := s.mapper.Map(c)
+	for n := needsKey(nil); errors.As(err, &n); {
+		if err := s.giveKey(ctx, n); err != nil {
+			return err
+		}
+		events, err = s.mapper.Map(c)
+	}
 	if err != nil {
 		return s.refuse(ctx, err)
 	}
@@ -361,6 +367,16 @@ func (s *session) append(ctx context.Context, events []event.Event) error {
 		s.pub.Append(e)
 	}
 	return nil
+}
+
+// giveKey looks up the key that a mapper needs. It is there for good before anything is published that needs it.
+func (s *session) giveKey(ctx context.Context, n needsKey) error {
+	var key []byte
+	err := s.meanwhile(ctx, func(ctx context.Context) (err error) { key, err = s.bridge.opts.Key(ctx, n.NeedsKey()); return err })
+	if err != nil {
+		return err
+	}
+	return n.Give(key)
 }
 
 // refuse ends the session at a change that cannot be mapped. What committed before it is published first, however

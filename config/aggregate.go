@@ -57,6 +57,7 @@ func (r *reader) partFields(t *Table, table, key string) []field {
 		}, "key: " + key},
 		{name: "columns", read: func(path string, n *node) { r.columns(path, n, &t.Columns) }},
 		{name: "mask", read: func(path string, n *node) { t.Masks = r.masks(path, n) }},
+		{name: "encrypt", read: func(path string, n *node) { t.Encrypt = r.encrypt(path, n) }},
 		{name: "numbers", read: func(path string, n *node) { t.NumbersAsText = r.word(path, n, "number", "string") == "string" }},
 	}
 }

@@ -21,6 +21,8 @@ type Config struct {
 	Sink     Sink
 	// Streams is at least one, in the order written in the file.
 	Streams []Stream
+	// MasterKey encrypts the keys of data subjects: at least 32 bytes; zero when no table encrypts.
+	MasterKey Secret
 	// Views are the read models; without any, Store is zero.
 	Views Views
 }

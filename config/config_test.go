@@ -45,6 +45,7 @@ func TestLoadFull(t *testing.T) {
 		Sink: Sink{URL: NewURL("redis://:secret@localhost:6379/0"), Format: FormatFields,
 			Durability: Durability{Timeout: 5 * time.Second},
 			Retention:  Retention{MaxAge: 168 * time.Hour, KeepUnread: true}},
+		MasterKey: NewSecret("not a good master key, make your own"),
 		Streams: []Stream{
 			{Name: "orders", Partitions: 8, About: About{Description: "What happens to orders and their parcels", Owner: "team-orders"}, Tables: []Table{
 				{Pattern: "public.orders", Key: []string{"id"}},
@@ -57,6 +58,7 @@ func TestLoadFull(t *testing.T) {
 						{Column: Name{Name: "postcode"}, Kind: MaskTruncate, Text: "***", Keep: 3},
 						{Column: Name{Name: "card"}, Kind: MaskLast, Text: "***", Keep: 4},
 					},
+					Encrypt: &Encrypt{Columns: []Name{{Name: "street"}, {Name: "phone"}}, Kind: "recipient", Subject: Name{Name: "cust"}},
 					Events: []Rule{
 						{Type: "parcel.sent", About: About{Description: "The parcel was handed over to the carrier"}, On: []On{OnUpdate}, When: &Expr{Text: `old.status != "sent" && new.status == "sent"`},
 							Data: &Payload{Kind: PayloadObject, Object: []Member{{"parcel", Payload{Expr: &Expr{Text: "new.parcel"}}}, {"weight", Payload{Expr: &Expr{Text: "new.weight"}}}}}},

@@ -46,10 +46,12 @@ func (r *reader) config(root *node) {
 		field{"source", r.source, "source: {url: \"${DATABASE_URL}\"}"},
 		field{"sink", r.sink, "sink: {url: \"redis://localhost:6379/0\"}"},
 		field{"streams", r.streams, "streams: {\"*\": {tables: {\"public.*\": {}}}}"},
+		field{name: "encryption", read: r.encryption},
 		field{name: "views", read: r.views},
 	)
 	r.defaults()
 	r.collisions()
+	r.wantMasterKey(root)
 }
 
 // defaults fills in what follows from other fields.
@@ -160,6 +162,7 @@ func (r *reader) tables(path string, n *node) []Table {
 			field{name: "key", read: func(path string, n *node) { r.key(path, n, &t) }},
 			field{name: "columns", read: func(path string, n *node) { r.columns(path, n, &t.Columns) }},
 			field{name: "mask", read: func(path string, n *node) { t.Masks = r.masks(path, n) }},
+			field{name: "encrypt", read: func(path string, n *node) { t.Encrypt = r.encrypt(path, n) }},
 			field{name: "numbers", read: func(path string, n *node) { t.NumbersAsText = r.word(path, n, "number", "string") == "string" }},
 			field{name: "toast", read: r.toast},
 			field{name: "events", read: func(path string, n *node) { t.Events = r.rules(path, n) }},

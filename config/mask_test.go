@@ -69,7 +69,7 @@ func TestMasksOfTable(t *testing.T) {
 		table, column string
 		want          bool
 	}{{"s.t", "email", true}, {"s.x", "email", true}, {"s.x", "name", false}, {"public.u", "name", true}, {"u.s", "email", false}, {"public.u", "email", false}} {
-		if got := cfg.Masks(c.table, c.column); got != c.want {
+		if got := cfg.Hides(c.table, c.column); got != c.want {
 			t.Errorf("%s.%s: %t", c.table, c.column, got)
 		}
 	}

@@ -62,7 +62,7 @@ func (r *reader) checkOutbox(path string, t *Table, n *node) {
 		r.fail(t.Outbox.At, path, "`outbox` is for one table; name it instead of %s", show(t.Pattern))
 	}
 	for _, e := range n.entries {
-		if slices.Contains([]string{"key", "columns", "mask", "numbers", "events"}, e.name) {
+		if slices.Contains([]string{"key", "columns", "mask", "encrypt", "numbers", "events"}, e.name) {
 			r.fail(e.at, path, "`%s` does not go with `outbox`, whose rows say key, type and data themselves; remove one of the two", e.name)
 		}
 	}

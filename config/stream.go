@@ -1,6 +1,7 @@
 package config
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -35,7 +36,8 @@ type Table struct {
 	KeyAt   Pos // where the file says Key
 	Columns Columns
 	// Masks are in the order written, columns distinct.
-	Masks []Mask
+	Masks   []Mask
+	Encrypt *Encrypt // nil when nothing is
 	// NumbersAsText writes bigint and numeric columns as strings.
 	NumbersAsText bool
 	// Events are the rules; without any, a change is an event.
@@ -45,18 +47,17 @@ type Table struct {
 	At     Pos
 }
 
-// Masks reports whether any stream masks a column of a table, given as schema.table.
-func (c *Config) Masks(table, column string) bool {
+// Hides reports whether any stream masks or encrypts a column of a table, given as schema.table.
+func (c *Config) Hides(table, column string) bool {
 	schema, _, _ := strings.Cut(table, ".")
 	for _, s := range c.Streams {
-		for _, t := range s.Tables {
+		for _, t := range s.AllTables() {
 			if t.Pattern != table && t.Pattern != schema+".*" {
 				continue
 			}
-			for _, m := range t.Masks {
-				if m.Column.Name == column {
-					return true
-				}
+			named := func(n Name) bool { return n.Name == column }
+			if slices.ContainsFunc(t.Masks, func(m Mask) bool { return named(m.Column) }) || t.Encrypt != nil && slices.ContainsFunc(t.Encrypt.Columns, named) {
+				return true
 			}
 		}
 	}
@@ -65,12 +66,12 @@ func (c *Config) Masks(table, column string) bool {
 
 // Named are the tables that the stream names one by one: its tables, and the roots and children of its aggregates.
 func (s Stream) Named() []Table {
-	var list []Table
-	for _, t := range s.Tables {
-		if !strings.HasSuffix(t.Pattern, ".*") {
-			list = append(list, t)
-		}
-	}
+	return slices.DeleteFunc(s.AllTables(), func(t Table) bool { return strings.HasSuffix(t.Pattern, ".*") })
+}
+
+// AllTables are the stream's tables and patterns, and the roots and children of its aggregates.
+func (s Stream) AllTables() []Table {
+	list := slices.Clone(s.Tables)
 	for _, a := range s.Aggregates {
 		list = append(list, a.Root)
 		for _, c := range a.Children {

@@ -59,12 +59,16 @@ func home(name string) string {
 		return "under `sink: retention:`"
 	case "partitions", "on_error", "tables", "messages", "aggregates":
 		return "under a stream's name in `streams`"
-	case "key", "columns", "mask", "numbers", "events", "outbox":
+	case "key", "columns", "mask", "encrypt", "numbers", "events", "outbox":
 		return "under a table's name in `tables`"
 	case "description", "owner":
 		return "under a stream, a table or a rule of `events`"
 	case "include", "exclude", "rename":
 		return "under a table's `columns`"
+	case "subject":
+		return "under a table's `encrypt`"
+	case "master_key":
+		return "under `encryption`"
 	case "hash", "redact", "truncate", "last":
 		return "under a column's name in a table's `mask`"
 	case "type", "on", "when", "data", "otherwise":
@@ -77,7 +81,7 @@ func home(name string) string {
 		return "under a stream's `messages`"
 	case "mirror", "query", "affects":
 		return "under a view's name in `views`"
-	case "pipeline", "source", "sink", "streams", "views":
+	case "pipeline", "source", "sink", "streams", "encryption", "views":
 		return "at the top of the file, not indented"
 	}
 	return ""

@@ -102,13 +102,14 @@ func (s *StreamMapping) aggregated(rel *change.Relation) (first *TableMapping) {
 }
 
 // aggregateRoute compiles what an aggregate says of one of its tables.
-func aggregateRoute(rel *change.Relation, tm *TableMapping, agg *aggregate, child int) (route, error) {
-	masks, errs := newMasker(rel, tm.Masks)
+func aggregateRoute(rel *change.Relation, tm *TableMapping, agg *aggregate, child int, keys *sealers) (route, error) {
+	masks, errs := newMasker(rel, tm, keys)
 	shown := masks.seen(rel)
 	key, err := newKeyer(shown, tm)
 	errs = append(errs, masks.checkKey(&key)...)
 	e := encoding{numbersAsText: tm.NumbersAsText}
 	shape, problems := newShape(shown, &tm.Columns, e)
+	shape.describe(masks)
 	errs = append(errs, problems...)
 	part := &partRoute{agg: agg, child: child}
 	for i, c := range key.columns {

@@ -51,6 +51,7 @@ type Mapper struct {
 	row     row     // what rules see, and what is published of it
 	clear   row     // what conditions see of a table with masks
 	trace   *tracer // nil but in Explain
+	sealers sealers // of subjects, as far as their keys were given
 	keyRow  row     // what key expressions see
 }
 
@@ -159,6 +160,10 @@ func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 	if err := t.check(c); err != nil {
 		return nil, err
 	}
+	if err := t.needKeys(c); err != nil {
+		return nil, err
+	}
+	m.sealers.missed = ""
 	m.reset()
 	if n := size(c.New) + size(c.Old); n > cap(m.buf) {
 		m.buf = make([]byte, 0, n+n/8) // a huge row at one go
@@ -172,6 +177,9 @@ func (m *Mapper) Map(c *change.Change) ([]event.Event, error) {
 		err = m.truncate(t)
 	default:
 		err = &Error{Table: t.name, Problem: fmt.Sprintf("unknown operation %q", byte(c.Op))}
+	}
+	if err == nil && m.sealers.missed != "" { // needKeys has overlooked it: nothing is published as if it were forgotten
+		err = &KeyNeeded{m.sealers.missed, &m.sealers}
 	}
 	if err != nil {
 		return nil, err

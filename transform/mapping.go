@@ -41,6 +41,7 @@ type TableMapping struct {
 	// NumbersAsText writes bigint and numeric columns as JSON strings.
 	NumbersAsText bool
 	Masks         []Mask
+	Encrypt       *Encrypt
 	Rules         []Rule  // empty is an event a change
 	Outbox        *Outbox // instead of Rules, and of all that shapes rows: the table's rows are events already
 	Where         string  // file:line for errors, optional

@@ -33,6 +33,7 @@ const (
 	MaskRedact   MaskKind = "redact"   // Text for every value
 	MaskTruncate MaskKind = "truncate" // its first Keep characters
 	MaskLast     MaskKind = "last"     // its last Keep letters and digits, * for the others; separators stay
+	maskEncrypt  MaskKind = "encrypt"  // see Encrypt
 )
 
 // masker is what a stream sees of a table of which columns are masked: a relation where
@@ -41,6 +42,7 @@ type masker struct {
 	rel       *change.Relation
 	appenders []appender // of each column
 	columns   []maskedColumn
+	subjects  *subjects // whose keys columns are encrypted by; nil when none are
 
 	// of the present change
 	shown    change.Change
@@ -52,32 +54,39 @@ type maskedColumn struct {
 	index int
 	kind  MaskKind
 	where string
-	mask  func(dst, text []byte) []byte
+	mask  func(dst, text []byte) []byte // nil: it is encrypted
+	name  string
 }
 
 // newMasker is nil without masks. The errors are what does not fit the table.
-func newMasker(rel *change.Relation, masks []Mask) (*masker, []*Error) {
-	if len(masks) == 0 {
+func newMasker(rel *change.Relation, tm *TableMapping, keys *sealers) (*masker, []*Error) {
+	if len(tm.Masks) == 0 && tm.Encrypt == nil {
 		return nil, nil
 	}
-	var errs []*Error
 	masked := *rel
 	masked.Columns = slices.Clone(rel.Columns)
 	m := &masker{rel: &masked}
-	for i := range masks {
-		column := masks[i].Column
-		index := rel.Column(column.Name)
-		if index < 0 {
-			errs = append(errs, unknownColumn(rel, column.Where, "column", column.Name))
-			continue
-		}
-		masked.Columns[index].Type = nil // its text
-		m.columns = append(m.columns, maskedColumn{index, masks[i].Kind, column.Where, masks[i].function()})
+	var errs []*Error
+	for i := range tm.Masks {
+		errs = append(errs, m.add(tm.Masks[i].Column, tm.Masks[i].Kind, tm.Masks[i].function())...)
+	}
+	if tm.Encrypt != nil {
+		errs = append(errs, m.encrypt(tm.Encrypt, keys)...)
 	}
 	for _, c := range masked.Columns {
 		m.appenders = append(m.appenders, encoding{}.appender(c.Type))
 	}
 	return m, errs
+}
+
+func (m *masker) add(column Name, kind MaskKind, mask func(dst, text []byte) []byte) []*Error {
+	i := m.rel.Column(column.Name)
+	if i < 0 {
+		return []*Error{unknownColumn(m.rel, column.Where, "column", column.Name)}
+	}
+	m.rel.Columns[i].Type = nil // its text
+	m.columns = append(m.columns, maskedColumn{i, kind, column.Where, mask, column.Name})
+	return nil
 }
 
 // seen is the relation that is seen in place of rel.
@@ -98,20 +107,28 @@ func (m *masker) of(c *change.Change) *change.Change {
 	}
 	m.shown = *c
 	m.shown.Relation = m.rel
-	m.shown.New, m.shown.Old = m.row(&m.new, c.New), m.row(&m.old, c.Old)
+	m.shown.New, m.shown.Old = m.row(&m.new, c.New, c.Old), m.row(&m.old, c.Old, nil)
 	return &m.shown
 }
 
-func (m *masker) row(dst *[]change.Value, row []change.Value) []change.Value {
+func (m *masker) row(dst *[]change.Value, row, before []change.Value) []change.Value {
 	if row == nil {
 		return nil
 	}
 	*dst = append((*dst)[:0], row...)
+	var seal sealing
+	if m.subjects != nil {
+		seal = m.subjects.of(row, before)
+	}
 	for i := range m.columns {
 		c := &m.columns[i]
 		if v := &(*dst)[c.index]; v.Kind == change.Text {
 			start := len(m.buf)
-			m.buf = c.mask(m.buf, v.Data)
+			if c.mask != nil {
+				m.buf = c.mask(m.buf, v.Data)
+			} else {
+				m.buf = seal.append(m.buf, c.name, v.Data)
+			}
 			v.Data = m.buf[start:]
 		}
 	}
@@ -140,10 +157,13 @@ func (m *masker) checkKey(k *keyer) (errs []*Error) {
 		if c.kind == MaskHash || !slices.Contains(k.reads(), c.index) {
 			continue
 		}
-		name := m.rel.Columns[c.index].Name
-		errs = append(errs, &Error{Where: c.where, Table: m.rel.String(), Columns: []string{name},
-			Problem: fmt.Sprintf("column %s is part of the key, and with the mask %s rows that differ would have one key", name, c.kind),
-			Fix:     fmt.Sprintf("mask it with %s: {hash: \"${MASK_KEY}\"}, or choose another key", name)})
+		why := fmt.Sprintf("with the mask %s rows that differ would have one key", c.kind)
+		if c.kind == maskEncrypt {
+			why = "encrypted its events would be under another key from the day on that its subject is forgotten"
+		}
+		errs = append(errs, &Error{Where: c.where, Table: m.rel.String(), Columns: []string{c.name},
+			Problem: fmt.Sprintf("column %s is part of the key, and %s", c.name, why),
+			Fix:     fmt.Sprintf("mask it with %s: {hash: \"${MASK_KEY}\"}, or choose another key", c.name)})
 	}
 	return errs
 }

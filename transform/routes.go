@@ -76,7 +76,7 @@ func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 			routes, feeds, errs = append(routes, r), append(feeds, s), append(errs, err)
 		}
 		if tm := s.find(rel); tm != nil && (s.Name != eachTable || !m.mapping.taken(rel)) {
-			r, err := compileRoute(rel, tm, m.mapping.Envelope)
+			r, err := compileRoute(rel, tm, m.mapping.Envelope, &m.sealers)
 			if r.park = s.Park; s.Park {
 				err = errors.Join(err, joinErrors(r.cannotPark(rel)))
 			}
@@ -84,7 +84,7 @@ func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 		}
 		for i := range s.Aggregates {
 			a := &s.Aggregates[i]
-			a.parts(rel, func(child int, tm *TableMapping) { add(aggregateRoute(rel, tm, m.aggregates[a], child)) })
+			a.parts(rel, func(child int, tm *TableMapping) { add(aggregateRoute(rel, tm, m.aggregates[a], child, &m.sealers)) })
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -101,11 +101,11 @@ func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 }
 
 // compileRoute compiles what the mapping says of a table, but for its stream.
-func compileRoute(rel *change.Relation, tm *TableMapping, envelope bool) (route, error) {
+func compileRoute(rel *change.Relation, tm *TableMapping, envelope bool, keys *sealers) (route, error) {
 	if tm.Outbox != nil {
 		return outboxRoute(rel, tm, envelope)
 	}
-	masks, errs := newMasker(rel, tm.Masks)
+	masks, errs := newMasker(rel, tm, keys)
 	shown := masks.seen(rel)
 	key, err := newKeyer(shown, tm)
 	errs = append(errs, masks.checkKey(&key)...)

@@ -1,6 +1,8 @@
 package transform
 
 import (
+	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -25,6 +27,8 @@ var update = flag.Bool("update", false, "rewrite the scenarios' answers")
 //	stream NAME PARTITIONS TABLE[=KEY,KEY]...
 //	rule TYPE OP,OP [when=CONDITION] [otherwise] [NAME=EXPRESSION]... [data=EXPRESSION]
 //	mask COLUMN hash|redact|truncate|last [KEY, TEXT or NUMBER]
+//	encrypt COLUMN,COLUMN KIND=COLUMN
+//	subject NAME BYTE|forgotten, the key of a subject, made of a byte
 //	rows [include=COLUMNS] [exclude=COLUMNS] [rename=FROM:TO,FROM:TO] [numbers=string] [key=EXPRESSION]
 //	outbox [COLUMN=NAME]... [for=TYPE,TYPE] [read]
 //	messages PREFIX, for the last stream
@@ -38,7 +42,7 @@ var update = flag.Bool("update", false, "rewrite the scenarios' answers")
 //	insert|read TABLE NEW..., delete TABLE OLD..., update TABLE NEW... [| OLD...], truncate TABLE, commit,
 //	message PREFIX CONTENT
 //
-// mask, rule, rows and outbox are for the last table of the last stream. A value is a word or a Go string; NULL, ? is one that was not sent, - one outside the tuple.
+// mask, encrypt, rule, rows and outbox are for the last table of the last stream. A value is a word or a Go string; NULL, ? is one that was not sent, - one outside the tuple.
 func TestScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/scenarios/*.txt")
 	if err != nil || len(files) == 0 {
@@ -70,6 +74,7 @@ type scenario struct {
 	mapping Mapping
 	mapper  *Mapper
 	tables  map[string]*change.Relation
+	keys    map[string][]byte // of subjects; nil is one that was forgotten
 }
 
 func runScenario(t *testing.T, file string) string {
@@ -128,6 +133,12 @@ func (s *scenario) run(command string, args []string) string {
 		return ""
 	case "mask":
 		s.mask(args)
+		return ""
+	case "encrypt":
+		s.encrypt(args)
+		return ""
+	case "subject":
+		s.subject(args)
 		return ""
 	case "rows":
 		s.rows(args)
@@ -293,6 +304,25 @@ func (s *scenario) mask(args []string) {
 	t.Masks = append(t.Masks, m)
 }
 
+func (s *scenario) encrypt(args []string) {
+	kind, column, _ := strings.Cut(args[1], "=")
+	e := &Encrypt{Kind: kind, Subject: Name{column, "w.yaml:subject"}}
+	for name := range strings.SplitSeq(args[0], ",") {
+		e.Columns = append(e.Columns, Name{name, "w.yaml:encrypt." + name})
+	}
+	s.lastTable().Encrypt = e
+}
+
+func (s *scenario) subject(args []string) {
+	if s.keys == nil {
+		s.keys = map[string][]byte{}
+	}
+	s.keys[s.unquote(args[0])] = nil
+	if b, err := strconv.Atoi(args[1]); err == nil {
+		s.keys[s.unquote(args[0])] = bytes.Repeat([]byte{byte(b)}, event.SubjectKeySize)
+	}
+}
+
 func (s *scenario) rows(args []string) {
 	t := s.lastTable()
 	for _, arg := range args {
@@ -414,8 +444,19 @@ func (s *scenario) change(command string, args []string) string {
 	if c.Op == change.Delete {
 		c.New, c.Old = nil, c.New
 	}
+	var b strings.Builder
 	events, err := s.mapper.Map(c)
-	return eventLines(s.t, events) + errorLine(err)
+	for n := (*KeyNeeded)(nil); errors.As(err, &n); events, err = s.mapper.Map(c) {
+		key, ok := s.keys[n.NeedsKey()]
+		if !ok {
+			break
+		}
+		fmt.Fprintf(&b, "needs the key of %s\n", n.NeedsKey())
+		if err := n.Give(key); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	return b.String() + eventLines(s.t, events) + errorLine(err)
 }
 
 func (s *scenario) values(words []string) []change.Value {

@@ -15,6 +15,7 @@ type table struct {
 	appenders []appender // of each column, as to_jsonb
 	routes    []route    // empty when the table is not mapped
 	outbox    bool       // of one of them at least
+	encrypts  bool       // one of them does
 }
 
 // route is a stream that the table feeds.
@@ -63,6 +64,7 @@ func newTable(rel *change.Relation, routes []route) *table {
 	for i := range routes {
 		r := &routes[i]
 		t.outbox = t.outbox || r.outbox != nil
+		t.encrypts = t.encrypts || r.masks != nil && r.masks.subjects != nil
 		r.schema = &event.Schema{Stream: r.stream.Name, Table: t.name, Key: r.key.schema(rel), Columns: r.shape.schema}
 		if r.rules != nil {
 			r.rules.schemas(r.schema)

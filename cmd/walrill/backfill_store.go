@@ -106,7 +106,7 @@ func (s *backfillStore) Save(ctx context.Context, table string, state capture.Ba
 // that is masked. Another session then reads the table from its beginning.
 func (s *backfillStore) hides(table string, state capture.BackfillState) bool {
 	cfg := s.config.Load()
-	return cfg != nil && slices.ContainsFunc(state.Key, func(column string) bool { return cfg.Masks(table, column) })
+	return cfg != nil && slices.ContainsFunc(state.Key, func(column string) bool { return cfg.Hides(table, column) })
 }
 
 func (s *backfillStore) write(ctx context.Context, table string, text []byte) error {

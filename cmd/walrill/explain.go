@@ -91,7 +91,9 @@ func (f *explainFlags) run(cmd *cobra.Command, table string) error {
 		return fmt.Errorf("explain: no stream takes table %s; name it under streams.<name>.tables", table)
 	}
 	m.Begin(rehearse.Tx)
-	events, asked, failed := m.Explain(c)
+	var events []event.Event
+	var asked []transform.Asked
+	failed := rehearse.WithKeys(func() (err error) { events, asked, err = m.Explain(c); return err })
 	if err := f.print(cmd.OutOrStdout(), events, asked); err != nil {
 		return err
 	}

@@ -52,6 +52,9 @@ func tableMappingOf(t config.Table) transform.TableMapping {
 		m.Masks = append(m.Masks, transform.Mask{Column: nameOf(c.Column), Kind: transform.MaskKind(c.Kind),
 			Key: []byte(c.Key.Reveal()), Text: c.Text, Keep: c.Keep})
 	}
+	if e := t.Encrypt; e != nil {
+		m.Encrypt = &transform.Encrypt{Columns: namesOf(e.Columns), Kind: e.Kind, Subject: nameOf(e.Subject)}
+	}
 	for _, r := range t.Events {
 		m.Rules = append(m.Rules, ruleOf(r))
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/keys"
 	"github.com/walrill/walrill/sink"
 	"github.com/walrill/walrill/transform"
 )
@@ -24,6 +25,7 @@ type pipeline struct {
 	config *config.Config
 	source *capture.Source
 	bridge *bridge.Bridge
+	keys   *keys.Store // of data subjects
 	// inForce is told of a configuration that was reloaded.
 	inForce func(*config.Config)
 }
@@ -36,6 +38,9 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 	if p.source, err = newSource(cfg, mapping, log, func(o *capture.Options) {
 		o.Backfill, o.Repairs = backfill, cfg.Source.OnSlotLoss == config.OnSlotLossBackfill
 	}); err != nil {
+		return nil, err
+	}
+	if p.keys, err = subjectKeys(cfg); err != nil {
 		return nil, err
 	}
 	p.bridge = bridge.New(bridge.Options{
@@ -65,6 +70,7 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 			publishes(pub)
 			return pub, nil
 		},
+		Key:    p.keys.Key,
 		Parked: func(ctx context.Context) ([]event.Parked, error) { return readParked(ctx, client, cfg.Pipeline) },
 		Unpark: func(ctx context.Context, gone []event.Position) error {
 			return removeParked(ctx, client, cfg.Pipeline, gone)

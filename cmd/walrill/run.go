@@ -141,6 +141,7 @@ func runPipeline(ctx context.Context, p *pipeline, report *reporter, reloads *re
 	group.Go(func() { report.watch(beside, p) })
 	group.Go(func() { reloads.watch(beside) })
 	err := p.bridge.Run(ctx)
+	p.keys.Close(ctx)
 	stop()
 	group.Wait()
 	return err

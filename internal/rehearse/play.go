@@ -57,7 +57,8 @@ func Play(m *transform.Mapper, tables map[string]*change.Relation, t *config.Tes
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", t.When[i].At, err)
 		}
-		made, err := m.Map(c)
+		var made []event.Event
+		err = WithKeys(func() (err error) { made, err = m.Map(c); return err })
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", t.When[i].At, err)
 		}

@@ -29,6 +29,7 @@ var imports = map[string][]string{
 	"change":    nil,
 	"event":     nil,
 	"config":    nil,
+	"keys":      {"event"},
 	"web":       nil,
 	"capture":   {"change"},
 	"transform": {"change", "event"},

@@ -281,6 +281,18 @@ func TestRunPublishesWhatIsBeforeARefusedChange(t *testing.T) {
 }
 
 // A change that does not fit its table as announced is tried once more, with the table announced again.
+func TestRunEndsInsideATransaction(t *testing.T) {
+	stream, pub := newFakeStream(append(transaction(200), transaction(300)[:2]...)...), &fakePublisher{}
+	_, stop := run(t, options(stream, pub))
+	eventually(t, "the transaction is read as far as it has come", func() bool { return len(stream.items) == 0 })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if pub.rewound != 299 || !pub.drained {
+		t.Errorf("taken back from %d on, drained %v; want 299, true", pub.rewound, pub.drained)
+	}
+}
+
 func TestRunAnnouncesTablesAgain(t *testing.T) {
 	first, second := newFakeStream(transaction(200)...), newFakeStream(transaction(200)...)
 	streams := []Stream{first, second}

@@ -278,6 +278,9 @@ func (s *session) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if s.inside { // its part would have to be repeated by the same mapping, which may be changed before the next start
+		s.pub.Rewind(s.clock(s.commit))
+	}
 	return s.drain()
 }
 
@@ -425,9 +428,10 @@ func (s *session) newStream(ctx context.Context, stream *event.Stream) error {
 }
 
 // idle is called whenever the network has to be waited for: what has
-// gathered goes out, unless a backlog promises a fuller batch in a moment.
+// gathered goes out, unless a backlog promises a fuller batch in a moment. The rest of a transaction is
+// waited for, unless the batch is full: should it be refused, nothing of it is published.
 func (s *session) idle(busy bool) error {
-	if s.pub.Pending() {
+	if s.pub.Pending() && !s.inside {
 		now := time.Now()
 		if s.waiting.IsZero() {
 			s.waiting = now

@@ -39,6 +39,8 @@ type Mapper interface {
 	Retry(*event.Parked, *change.Relation) ([]event.Event, error)
 	Resolve(*event.Parked) ([]event.Event, error)
 	Check(*change.Relation) ([]*event.Stream, error)
+	// Schemas are those of the events that a table makes, without versions.
+	Schemas(*change.Relation) ([]*event.Schema, error)
 }
 
 // Publisher puts events into Redis Streams, in order and exactly once. Its
@@ -52,6 +54,8 @@ type Publisher interface {
 	AddStream(context.Context, *event.Stream) (event.Position, error)
 	// ClaimSchema returns the version that the catalogue has for the schema, a new one if need be.
 	ClaimSchema(context.Context, *event.Schema) (version int, err error)
+	// Catalogue reads the versions that there are.
+	Catalogue(context.Context) ([]event.Schema, error)
 	Start(context.Context)
 	Append(*event.Event)
 	// Rewind takes back what was appended of the transaction that commits at this clock, as far

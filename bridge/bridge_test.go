@@ -78,7 +78,8 @@ func (m fakeMapper) Begin(change.Tx) {}
 func (m fakeMapper) Map(*change.Change) ([]event.Event, error) {
 	return []event.Event{{Stream: m.stream}}, m.err
 }
-func (m fakeMapper) Commit() []event.Event { return nil }
+func (m fakeMapper) Commit() []event.Event                             { return nil }
+func (m fakeMapper) Schemas(*change.Relation) ([]*event.Schema, error) { return nil, nil }
 func (m fakeMapper) Check(*change.Relation) ([]*event.Stream, error) {
 	return []*event.Stream{m.stream}, nil
 }
@@ -112,6 +113,7 @@ func (p *fakePublisher) SaveMeta(context.Context, event.Meta) error { return nil
 func (p *fakePublisher) AddStream(context.Context, *event.Stream) (event.Position, error) {
 	return event.Position{}, nil
 }
+func (p *fakePublisher) Catalogue(context.Context) ([]event.Schema, error)       { return nil, nil }
 func (p *fakePublisher) ClaimSchema(context.Context, *event.Schema) (int, error) { return 1, nil }
 func (p *fakePublisher) Flushed() bool                                           { return p.appended == 0 }
 func (p *fakePublisher) Start(context.Context)                                   {}

@@ -183,7 +183,7 @@ func (s *session) addStreams(ctx context.Context) error {
 			}
 		}
 	}
-	return nil
+	return s.checkSchemas(ctx, s.source.Tables)
 }
 
 func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
@@ -400,23 +400,6 @@ func (s *session) refuse(ctx context.Context, err error) error {
 		return fatal{fmt.Errorf("%w\nand not all that was committed before could be published, which the next start does: let it do so before you change the mapping: %w", err, e)}
 	}
 	return fatal{err}
-}
-
-// giveVersion is for an event whose schema first shows itself: it has its version before any
-// event with it is published. The mapper writes it into the events that follow.
-func (s *session) giveVersion(ctx context.Context, e *event.Event) error {
-	if e.Shape.Version == 0 {
-		e.Shape.Since = e.Position.LSN()
-		err := s.meanwhile(ctx, func(ctx context.Context) (err error) {
-			e.Shape.Version, err = s.pub.ClaimSchema(ctx, e.Shape)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-	}
-	e.Schema = e.Shape.Version
-	return nil
 }
 
 // newStream is for a stream that first shows itself in the middle of things.

@@ -32,9 +32,10 @@ type Status struct {
 	ReceivedAt   time.Time  `json:"-"`               // the server's time of it
 	Changes      uint64     `json:"changes"`         // since the process started
 	Transactions uint64     `json:"transactions"`
-	Repeated     uint64     `json:"repeated"`    // changes that Postgres sent again though they were complete
-	ParkedKeys   int        `json:"parked_keys"` // keys whose changes are set aside
-	Publisher    Publisher  `json:"-"`           // of the present session; nil when there is none
+	Repeated     uint64     `json:"repeated"`      // changes that Postgres sent again though they were complete
+	SchemaBreaks uint64     `json:"schema_breaks"` // versions that may break consumers, as tables changed
+	ParkedKeys   int        `json:"parked_keys"`   // keys whose changes are set aside
+	Publisher    Publisher  `json:"-"`             // of the present session; nil when there is none
 }
 
 // progress is counted by the run loop without locks and copied to the
@@ -46,6 +47,7 @@ type progress struct {
 	transactions uint64
 	repeated     uint64
 	parked       int // keys
+	breaks       uint64
 }
 
 type tracker struct {
@@ -93,6 +95,7 @@ func (t *tracker) detach() {
 	t.before.changes += t.now.changes
 	t.before.transactions += t.now.transactions
 	t.before.repeated += t.now.repeated
+	t.before.breaks += t.now.breaks
 	t.now = progress{}
 }
 
@@ -112,5 +115,6 @@ func (b *Bridge) Status() Status {
 	s.Changes = t.before.changes + t.now.changes
 	s.Transactions = t.before.transactions + t.now.transactions
 	s.Repeated = t.before.repeated + t.now.repeated
+	s.SchemaBreaks = t.before.breaks + t.now.breaks
 	return s
 }

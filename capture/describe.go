@@ -49,43 +49,31 @@ func (s *Source) Describe(ctx context.Context) ([]Described, error) {
 
 func describeColumns(ctx context.Context, conn *pgx.Conn, oids []uint32, tables map[uint32]*Described) error {
 	rows, err := conn.Query(ctx, `
-		SELECT a.attrelid, coalesce(obj_description(a.attrelid, 'pg_class'), ''), a.attname::text, a.atttypid, a.atttypmod,
+		SELECT a.attrelid, coalesce(obj_description(a.attrelid, 'pg_class'), ''), a.attname::text,
 		       coalesce(col_description(a.attrelid, a.attnum), ''), a.attnotnull OR t.typnotnull,
 		       a.attstorage = 'p' OR a.atttypid = 'numeric'::regtype AND a.atttypmod > 0 AND (a.atttypmod - 4) >> 16 & 65535 <= 28,
 		       ARRAY(SELECT e.enumlabel::text FROM pg_enum e
 		             WHERE e.enumtypid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END ORDER BY e.enumsortorder)
 		FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-		WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+		WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
 		ORDER BY a.attrelid, a.attnum`, oids)
 	if err != nil {
 		return fmt.Errorf("describe tables: %w", err)
 	}
-	var columns []*change.Column
-	var types []uint32
-	var modifiers []int32
-	var oid, typ uint32
-	var modifier int32
+	var oid uint32
 	var comment, name string
 	var a Annotation
-	_, err = pgx.ForEachRow(rows, []any{&oid, &comment, &name, &typ, &modifier, &a.Comment, &a.NotNull, &a.Inline, &a.Enum}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&oid, &comment, &name, &a.Comment, &a.NotNull, &a.Inline, &a.Enum}, func() error {
 		t := tables[oid]
 		t.Comment = comment
 		if i := t.Column(name); i >= 0 {
 			t.About[i] = a
-			columns, types, modifiers = append(columns, &t.Columns[i]), append(types, typ), append(modifiers, modifier)
 		}
 		a = Annotation{}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("describe tables: %w", err)
-	}
-	names, err := typeNames(ctx, conn, types, modifiers)
-	if err != nil {
-		return err
-	}
-	for i := range names {
-		columns[i].TypeName = names[i]
 	}
 	return nil
 }

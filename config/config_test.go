@@ -47,7 +47,7 @@ func TestLoadFull(t *testing.T) {
 			Retention:  Retention{MaxAge: 168 * time.Hour, KeepUnread: true}},
 		MasterKey: NewSecret("not a good master key, make your own"),
 		Streams: []Stream{
-			{Name: "orders", Partitions: 8, About: About{Description: "What happens to orders and their parcels", Owner: "team-orders"}, Tables: []Table{
+			{Name: "orders", Partitions: 8, Compatibility: CompatibilityBackward, About: About{Description: "What happens to orders and their parcels", Owner: "team-orders"}, Tables: []Table{
 				{Pattern: "public.orders", Key: []string{"id"}},
 				{Pattern: "public.order_items", Key: []string{"order_id"}},
 				{Pattern: "public.parcels", Key: []string{"order_id", "parcel"}, NumbersAsText: true,
@@ -61,27 +61,27 @@ func TestLoadFull(t *testing.T) {
 					Encrypt: &Encrypt{Columns: []Name{{Name: "street"}, {Name: "phone"}}, Kind: "recipient", Subject: Name{Name: "cust"}},
 					Events: []Rule{
 						{Type: "parcel.sent", About: About{Description: "The parcel was handed over to the carrier"}, On: []On{OnUpdate}, When: &Expr{Text: `old.status != "sent" && new.status == "sent"`},
-							Data: &Payload{Kind: PayloadObject, Object: []Member{{"parcel", Payload{Expr: &Expr{Text: "new.parcel"}}}, {"weight", Payload{Expr: &Expr{Text: "new.weight"}}}}}},
+							Data: &Payload{Kind: PayloadObject, Object: []Member{{"parcel", Payload{Expr: &Expr{Text: "new.parcel"}}}, {"weight", Payload{Expr: &Expr{Text: "new.weight"}}}}}, Version: 1},
 						{Type: "parcel.changed", On: []On{OnUpdate}, Otherwise: true},
 					}},
 			}},
-			{Name: "audit", Partitions: 1, Tables: []Table{
+			{Name: "audit", Partitions: 1, Compatibility: CompatibilityBackward, Tables: []Table{
 				{Pattern: "audit.*"},
 				{Pattern: "audit.logins", Key: []string{"user_id"}},
 			}},
-			{Name: "baskets", Partitions: 1, Aggregates: []Aggregate{{
+			{Name: "baskets", Partitions: 1, Compatibility: CompatibilityBackward, Aggregates: []Aggregate{{
 				Name: "basket", Root: Table{Pattern: "public.baskets", Key: []string{"tenant", "id"}, NumbersAsText: true},
 				Children: []Child{
 					{Name: "lines", Table: Table{Pattern: "public.basket_lines", Key: []string{"tenant", "basket_id"}, Columns: Columns{Exclude: []Name{{Name: "note"}}}}},
 					{Name: "address", Table: Table{Pattern: "public.addresses", Key: []string{"tenant", "basket_id"}}, One: true},
 				},
 			}}},
-			{Name: "notices", Partitions: 1, Messages: Messages{Prefix: "notices"}, Tables: []Table{
+			{Name: "notices", Partitions: 1, Compatibility: CompatibilityBackward, Messages: Messages{Prefix: "notices"}, Tables: []Table{
 				{Pattern: "public.outbox", Outbox: &Outbox{ID: Name{Name: "id"}, AggregateType: Name{Name: "aggregatetype"}, AggregateID: Name{Name: "aggregateid"},
 					Type: Name{Name: "type"}, Payload: Name{Name: "payload"}, Headers: Name{Name: "headers"}}},
 				{Pattern: "public.letters", Outbox: &Outbox{For: []string{"Letter", "Parcel"}, Read: true}},
 			}},
-			{Name: "*", Partitions: 1, Tables: []Table{{Pattern: "inventory.*"}}},
+			{Name: "*", Partitions: 1, Compatibility: CompatibilityBackward, Tables: []Table{{Pattern: "inventory.*"}}},
 		},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(Pos{}), cmpopts.IgnoreUnexported(Expr{})); diff != "" {

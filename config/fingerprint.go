@@ -11,7 +11,7 @@ import (
 )
 
 // Fingerprint tells whether two configurations, or parts of them, say the same, wherever in their file they
-// say it. Descriptions and owners are not looked at. Fields with their zero value do not count, so that a field which a later version adds changes no fingerprint. It is
+// say it. Descriptions, owners and compatibility are not looked at: they change no entry. Fields with their zero value do not count, so that a field which a later version adds changes no fingerprint. It is
 // 32 hexadecimal digits and shows nothing of what it was made of.
 func Fingerprint(v any) string {
 	h := sha256.New()
@@ -20,9 +20,10 @@ func Fingerprint(v any) string {
 }
 
 func fingerprint(h hash.Hash, v reflect.Value) {
-	switch v.Type() {
-	case reflect.TypeFor[Pos](), reflect.TypeFor[About]():
+	if unseen(v.Type()) {
 		return
+	}
+	switch v.Type() {
 	case reflect.TypeFor[URL]():
 		url, _ := v.Interface().(URL)
 		fmt.Fprintf(h, "%q", url.Reveal())
@@ -35,7 +36,7 @@ func fingerprint(h hash.Hash, v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Struct:
 		for i := range v.NumField() {
-			if f := v.Field(i); !f.IsZero() && f.Type() != reflect.TypeFor[Pos]() && f.Type() != reflect.TypeFor[About]() {
+			if f := v.Field(i); !f.IsZero() && !unseen(f.Type()) {
 				fmt.Fprintf(h, "%s:", v.Type().Field(i).Name)
 				fingerprint(h, f)
 			}
@@ -61,4 +62,9 @@ func fingerprint(h hash.Hash, v reflect.Value) {
 	default:
 		fmt.Fprintf(h, "%q,", fmt.Sprint(v))
 	}
+}
+
+// unseen are the types that have no part in what is published.
+func unseen(t reflect.Type) bool {
+	return t == reflect.TypeFor[Pos]() || t == reflect.TypeFor[About]() || t == reflect.TypeFor[Compatibility]()
 }

@@ -25,7 +25,7 @@ func FromFlags(source, sink string, tables []string, pipeline string) (*Config, 
 	r.cfg.Source.URL, r.cfg.Sink.URL = NewURL(source), NewURL(sink)
 
 	at := Pos{File: "--tables"}
-	all := Stream{Name: "*", Partitions: 1, At: at}
+	all := Stream{Name: "*", Partitions: 1, Compatibility: CompatibilityBackward, At: at}
 	if len(tables) == 0 {
 		r.fail(at, "", "no table is given; write `--tables 'public.*'` for all tables of the schema public")
 	}

@@ -16,7 +16,7 @@ func TestFromFlags(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 	at := Pos{File: "--tables"}
-	want := []Stream{{Name: "*", Partitions: 1, At: at,
+	want := []Stream{{Name: "*", Partitions: 1, Compatibility: CompatibilityBackward, At: at,
 		Tables: []Table{{Pattern: "public.*", At: at}, {Pattern: "public.users", At: at}}}}
 	if diff := cmp.Diff(want, got.Streams); diff != "" {
 		t.Error(diff)

@@ -20,9 +20,20 @@ type Stream struct {
 	Aggregates []Aggregate // in the order written
 	// Messages are the logical messages that it takes; a stream with some, or with Aggregates, needs no tables.
 	Messages Messages
-	About    About
-	At       Pos
+	// Compatibility is what new versions of the data must keep of those before. Default backward.
+	Compatibility Compatibility
+	About         About
+	At            Pos
 }
+
+// Compatibility is what a new version of an event's data must keep of the one before.
+type Compatibility string
+
+const (
+	CompatibilityBackward Compatibility = "backward" // consumers of the earlier version go on
+	CompatibilityFull     Compatibility = "full"     // and those of the new one can read earlier entries
+	CompatibilityNone     Compatibility = "none"
+)
 
 // Table is a table of a stream, or all tables of a schema.
 type Table struct {

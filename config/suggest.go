@@ -57,7 +57,7 @@ func home(name string) string {
 		return "under `sink: durability:`"
 	case "max_age", "max_entries", "keep_unread":
 		return "under `sink: retention:`"
-	case "partitions", "on_error", "tables", "messages", "aggregates":
+	case "partitions", "on_error", "tables", "messages", "aggregates", "compatibility":
 		return "under a stream's name in `streams`"
 	case "key", "columns", "mask", "encrypt", "numbers", "events", "outbox":
 		return "under a table's name in `tables`"
@@ -71,7 +71,7 @@ func home(name string) string {
 		return "under `encryption`"
 	case "hash", "redact", "truncate", "last":
 		return "under a column's name in a table's `mask`"
-	case "type", "on", "when", "data", "otherwise":
+	case "type", "on", "when", "data", "version", "otherwise":
 		return "in a rule of a table's `events`"
 	case "aggregatetype", "aggregateid", "payload", "headers", "for":
 		return "in a table's `outbox`"

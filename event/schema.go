@@ -20,6 +20,7 @@ type Schema struct {
 	Key []string `json:"key"`
 	// Columns are the members of data, in their order.
 	Columns []SchemaColumn `json:"columns"`
+	Terms   *Terms         `json:"-"` // nil for what was read from the catalogue
 }
 
 // SchemaColumn is one member of data.
@@ -36,8 +37,9 @@ type SchemaColumn struct {
 	Fields   []SchemaColumn `json:"fields,omitempty"` // of an object whose members are known, in their order
 }
 
+// equal does not look at where the values of built data come from: their readers do not see it.
 func (c SchemaColumn) equal(o SchemaColumn) bool {
-	return c.Name == o.Name && c.Type == o.Type && c.JSON == o.JSON && c.Mask == o.Mask && c.Column == o.Column && c.Optional == o.Optional &&
+	return c.Name == o.Name && c.Type == o.Type && c.JSON == o.JSON && c.Mask == o.Mask && (c.Type == "" || c.Column == o.Column) && c.Optional == o.Optional &&
 		slices.EqualFunc(c.Fields, o.Fields, SchemaColumn.equal)
 }
 

@@ -13,12 +13,12 @@ import (
 	"github.com/walrill/walrill/event"
 )
 
-// ClaimSchema returns the version that a schema has in the catalogue, where it is for good from then on: that of
-// one that describes the same, the next number otherwise. Its own Version is ignored.
+// ClaimSchema returns the version that a schema has in the catalogue, where it is for good from then on: that which its
+// terms give it, else that of one that describes the same, else the next number. Its own Version is ignored.
 // It comes after Connect and tries until ctx ends, so it blocks while Redis is away.
 func (p *Publisher) ClaimSchema(ctx context.Context, s *event.Schema) (version int, err error) {
 	for i := range p.catalogue {
-		if p.catalogue[i].Describes(s) {
+		if p.catalogue[i].Describes(s) && (given(s) == 0 || given(s) == p.catalogue[i].Version) {
 			p.use(p.catalogue[i])
 			return p.catalogue[i].Version, nil
 		}
@@ -30,7 +30,7 @@ func (p *Publisher) ClaimSchema(ctx context.Context, s *event.Schema) (version i
 			return err
 		}
 		claim = *s
-		claim.Version = 0
+		claim.Version = given(s)
 		p.catalogue, err = enter(c, p.o.Pipeline, []*event.Schema{&claim})
 		return err
 	})
@@ -42,6 +42,27 @@ func (p *Publisher) ClaimSchema(ctx context.Context, s *event.Schema) (version i
 	}
 	p.use(claim)
 	return claim.Version, nil
+}
+
+// given is the version that the mapping gives a schema, 0 when it gives none.
+func given(s *event.Schema) int {
+	if s.Terms == nil {
+		return 0
+	}
+	return s.Terms.Version
+}
+
+// Catalogue reads :catalogue. It comes after Connect and tries until ctx ends.
+func (p *Publisher) Catalogue(ctx context.Context) ([]event.Schema, error) {
+	err := p.insist(ctx, "read the catalogue", func(l *link) error {
+		c, err := l.to(ctx, p.session.commits.slot)
+		if err != nil {
+			return err
+		}
+		p.catalogue, err = enter(c, p.o.Pipeline, nil)
+		return err
+	})
+	return p.catalogue, err
 }
 
 // use notes that entries with this schema are published, so that a new connection sees to it

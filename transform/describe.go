@@ -55,6 +55,20 @@ func (m *Mapper) Describe(rel *change.Relation) ([]Published, error) {
 	return list, nil
 }
 
+// Schemas are those of the events that a table's changes make, without versions.
+func (m *Mapper) Schemas(rel *change.Relation) ([]*event.Schema, error) {
+	published, err := m.Describe(rel)
+	var schemas []*event.Schema
+	for _, p := range published {
+		for _, e := range p.Events {
+			if !slices.Contains(schemas, e.Schema) {
+				schemas = append(schemas, e.Schema)
+			}
+		}
+	}
+	return schemas, err
+}
+
 func (t eventTypes) describe(rows *event.Schema) []PublishedEvent {
 	var list []PublishedEvent
 	for _, e := range []struct {

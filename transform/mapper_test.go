@@ -72,7 +72,7 @@ func TestEventIsComplete(t *testing.T) {
 		Stream: stream, Partition: stream.Partition([]byte("1")), Position: event.Position{Commit: 3<<56 | 0x16B3748, Ordinal: 1},
 		Type: "accounts.created", Key: []byte("1"), Op: 'c', Table: "public.accounts", Time: when, Tx: 731,
 		Data: []byte(`{"id":1,"owner":"ada","balance":9.50,"status":"active","updated_at":"2026-11-03T14:25:36+00:00","note":"x"}`),
-		Shape: &event.Schema{Stream: "accounts", Table: "public.accounts", Key: []string{"id"}, Columns: []event.SchemaColumn{
+		Shape: &event.Schema{Stream: "accounts", Table: "public.accounts", Key: []string{"id"}, Terms: &event.Terms{Columns: []string{"id", "owner", "balance", "status", "updated_at", "note"}, Where: "walrill.yaml:12"}, Columns: []event.SchemaColumn{
 			{Name: "id", Type: "bigint", JSON: "integer"},
 			{Name: "owner", Type: "text", JSON: "string"},
 			{Name: "balance", Type: "numeric(12,2)", JSON: "number"},

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/event"
 )
 
 // Mapping says which tables go to which streams. It is what the configuration
@@ -28,8 +29,10 @@ type StreamMapping struct {
 	Aggregates []AggregateMapping
 	Messages   Messages // without a prefix the stream takes none
 	// Park sets a change aside on which a rule fails, with all later ones of its key, instead of stopping.
-	Park  bool
-	Where string // file:line for errors, optional
+	Park bool
+	// Compatibility is what new versions of data must keep; none when empty.
+	Compatibility event.Compatibility
+	Where         string // file:line for errors, optional
 }
 
 // TableMapping is one table, public.orders, or every table of a schema, public.*.
@@ -126,7 +129,7 @@ func (m *Mapping) validate() error {
 			return &Error{Where: s.Messages.Where, Stream: s.Name, Problem: "messages have no table to name a stream after", Fix: "give them a stream with a name"}
 		}
 		seen[s.Name] = true
-		if err := s.validateTables(); err != nil {
+		if err := errors.Join(s.validateTables(), s.validateVersions()); err != nil {
 			return err
 		}
 		for i := range s.Aggregates {
@@ -145,6 +148,39 @@ func (t *TableMapping) validateMasks() error {
 		}
 	}
 	return nil
+}
+
+// validateVersions refuses a version that would mean several things: it is of one type of one table.
+func (s *StreamMapping) validateVersions() error {
+	type maker struct {
+		table *TableMapping
+		rule  *Rule
+	}
+	first := map[string]maker{}
+	var errs []error
+	for i := range s.Tables {
+		t := &s.Tables[i]
+		for j := range t.Rules {
+			r := &t.Rules[j]
+			e := &Error{Where: r.Where, Table: t.Pattern}
+			if _, seen := first[r.Type]; !seen {
+				first[r.Type] = maker{t, r}
+			}
+			switch other := first[r.Type]; {
+			case r.Version > 0 && !t.exact():
+				e.Problem, e.Fix = "version is given to events of many tables", "name the table, or leave version out"
+			case other.table != t && max(r.Version, other.rule.Version) > 0:
+				e.Problem = fmt.Sprintf("%s has a version, and events of %s are called so too", r.Type, other.table.Pattern)
+				e.Fix = "give one of them another type, or leave version out of both"
+			case r.Data != nil && other.rule.Data != nil && r.Version != other.rule.Version:
+				e.Problem, e.Fix = fmt.Sprintf("%s has two versions", r.Type), "give its rules the same"
+			default:
+				continue
+			}
+			errs = append(errs, e)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func (s *StreamMapping) validateTables() error {

@@ -92,6 +92,7 @@ func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 	}
 	for i := range routes {
 		var err error
+		routes[i].compatibility = feeds[i].Compatibility
 		if routes[i].stream, err = m.streamFor(feeds[i], rel); err != nil {
 			return routes, err
 		}

@@ -10,6 +10,8 @@ type Rule struct {
 	When *Expr       // a condition; nil is always true
 	// Data is the event's payload; nil is the whole row, as without rules.
 	Data *Payload
+	// Version is that of Data; 0 leaves it to the catalogue. Rules of one type have one.
+	Version int
 	// Otherwise rules emit when no rule without it has; they come after those for the same changes.
 	Otherwise bool
 	Where     string // file:line for errors, optional

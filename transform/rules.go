@@ -21,6 +21,7 @@ type compiledRule struct {
 	when      condFunc // nil is always true
 	data      *payload // nil is the whole row with what comes with it
 	otherwise bool
+	version   int
 	where     string
 	condition *checked // of when, for Explain
 	scope     *scope
@@ -111,7 +112,7 @@ func (c *ruleCompiler) compile(rules []Rule) *ruleSet {
 }
 
 func (c *ruleCompiler) rule(r *Rule) compiledRule {
-	out := compiledRule{typ: r.Type, ops: opsOf(r.On...), otherwise: r.Otherwise, where: r.Where}
+	out := compiledRule{typ: r.Type, ops: opsOf(r.On...), otherwise: r.Otherwise, version: r.Version, where: r.Where}
 	s := ruleScope(c.rel, out.ops)
 	if r.When != nil {
 		if e := c.check(s, out.ops, r.When); e != nil {

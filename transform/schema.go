@@ -121,9 +121,12 @@ func (s *ruleSet) schemas(rows *event.Schema) {
 		}
 		if r.schema = byType[r.typ]; r.schema != nil {
 			r.schema.Columns = mergeColumns(r.schema.Columns, columns)
+			r.schema.Terms.Version = max(r.schema.Terms.Version, r.version)
 			continue
 		}
-		r.schema = &event.Schema{Stream: rows.Stream, Type: r.typ, Table: rows.Table, Key: rows.Key, Columns: append([]event.SchemaColumn{}, columns...)}
+		terms := *rows.Terms
+		terms.Version, terms.Built, terms.Where = r.version, built[r.typ], r.where
+		r.schema = &event.Schema{Terms: &terms, Stream: rows.Stream, Type: r.typ, Table: rows.Table, Key: rows.Key, Columns: append([]event.SchemaColumn{}, columns...)}
 		byType[r.typ] = r.schema
 	}
 }

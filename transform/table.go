@@ -35,6 +35,8 @@ type route struct {
 	uses     []int      // columns that events are made of
 	doubts   []*Error   // old values that rules read and Postgres will not send
 	where    string
+
+	compatibility event.Compatibility
 }
 
 // eventTypes are the default names of a table's events.
@@ -65,7 +67,8 @@ func newTable(rel *change.Relation, routes []route) *table {
 		r := &routes[i]
 		t.outbox = t.outbox || r.outbox != nil
 		t.encrypts = t.encrypts || r.masks != nil && r.masks.subjects != nil
-		r.schema = &event.Schema{Stream: r.stream.Name, Table: t.name, Key: r.key.schema(rel), Columns: r.shape.schema}
+		r.schema = &event.Schema{Stream: r.stream.Name, Table: t.name, Key: r.key.schema(rel), Columns: r.shape.schema,
+			Terms: &event.Terms{Compatibility: r.compatibility, Columns: allColumns(rel), Where: r.where}}
 		if r.rules != nil {
 			r.rules.schemas(r.schema)
 		}

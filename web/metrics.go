@@ -39,6 +39,7 @@ var metrics = []metric{
 	counter("transactions_total", "Transactions read from Postgres.", func(r Report) float64 { return float64(r.Source.Transactions) }),
 	counter("entries_total", "Entries published to Redis.", func(r Report) float64 { return float64(r.Sink.Entries) }),
 	counter("duplicates_total", "Entries that were in Redis already.", func(r Report) float64 { return float64(r.Sink.Duplicates) }),
+	counter("schema_breaks_total", "Schema versions that may break consumers, because a table has changed.", func(r Report) float64 { return float64(r.Sink.SchemaBreaks) }),
 	gauge("parked_keys", "Keys whose changes are set aside because a rule failed.", func(r Report) float64 { return float64(r.Sink.ParkedKeys) }),
 	counter("batches_total", "Batches that Redis acknowledged.", func(r Report) float64 { return float64(r.Sink.Batches) }),
 	counter("published_bytes_total", "Bytes sent to Redis.", func(r Report) float64 { return float64(r.Sink.Bytes) }),

@@ -62,9 +62,10 @@ type Sink struct {
 	Since        time.Time         `json:"since,omitzero"` // of the error
 	Watermark    string            `json:"watermark_lsn,omitempty"`
 	Epoch        uint8             `json:"epoch"`
-	Entries      uint64            `json:"entries"`     // published since the daemon started
-	Duplicates   uint64            `json:"duplicates"`  // were there already
-	ParkedKeys   int               `json:"parked_keys"` // whose changes are set aside
+	Entries      uint64            `json:"entries"`       // published since the daemon started
+	Duplicates   uint64            `json:"duplicates"`    // were there already
+	ParkedKeys   int               `json:"parked_keys"`   // whose changes are set aside
+	SchemaBreaks uint64            `json:"schema_breaks"` // versions that may break consumers, as tables changed
 	Batches      uint64            `json:"batches"`
 	Bytes        uint64            `json:"bytes"`
 	BatchEntries Histogram         `json:"batch_entries"`

@@ -12,7 +12,8 @@ func mappingOf(cfg *config.Config) transform.Mapping {
 	m := transform.Mapping{Envelope: cfg.Sink.Format == config.FormatDebezium, Parked: event.ParkedKey(cfg.Pipeline)}
 	for _, s := range cfg.Streams {
 		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Park: s.Park, Where: s.At.String(),
-			Messages: transform.Messages{Prefix: s.Messages.Prefix, Where: s.Messages.At.String()}}
+			Compatibility: event.Compatibility(s.Compatibility),
+			Messages:      transform.Messages{Prefix: s.Messages.Prefix, Where: s.Messages.At.String()}}
 		for _, t := range s.Tables {
 			stream.Tables = append(stream.Tables, tableMappingOf(t))
 		}
@@ -79,7 +80,7 @@ func namesOf(names []config.Name) []transform.Name {
 func ruleOf(r config.Rule) transform.Rule {
 	ops := map[config.On]change.Op{config.OnInsert: change.Insert, config.OnUpdate: change.Update, config.OnDelete: change.Delete,
 		config.OnTruncate: change.Truncate, config.OnRead: change.Read}
-	rule := transform.Rule{Type: r.Type, When: exprOf(r.When), Otherwise: r.Otherwise, Where: r.At.String()}
+	rule := transform.Rule{Type: r.Type, When: exprOf(r.When), Version: r.Version, Otherwise: r.Otherwise, Where: r.At.String()}
 	for _, on := range r.On {
 		rule.On = append(rule.On, ops[on])
 	}

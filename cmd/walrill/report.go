@@ -163,6 +163,7 @@ func (r *reporter) report() web.Report {
 	fillBackfill(&report.Backfill, r.pipeline.source.Backfills())
 	report.Sink.Duplicates += status.Repeated
 	report.Sink.ParkedKeys = status.ParkedKeys
+	report.Sink.SchemaBreaks = status.SchemaBreaks
 	if watermark := report.Sink.Watermark; watermark != "" {
 		report.Source.LagSeconds = r.lag(watermark, status.ReceivedAt)
 	}

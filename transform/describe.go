@@ -61,7 +61,7 @@ func (m *Mapper) Schemas(rel *change.Relation) ([]*event.Schema, error) {
 	var schemas []*event.Schema
 	for _, p := range published {
 		for _, e := range p.Events {
-			if !slices.Contains(schemas, e.Schema) {
+			if !e.Gathered && !slices.Contains(schemas, e.Schema) {
 				schemas = append(schemas, e.Schema)
 			}
 		}

@@ -12,7 +12,7 @@ func (c *Catalogue) JSONSchema() any {
 		s := &c.Streams[i]
 		for j := range s.Events {
 			e := &s.Events[j]
-			if e.Type == "" || !e.hasData() {
+			if e.Version == 0 || !e.hasData() {
 				continue
 			}
 			add := func(version int, schema object) {

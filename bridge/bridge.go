@@ -110,10 +110,13 @@ type Options struct {
 	Key          func(ctx context.Context, subject string) ([]byte, error)
 	NewPublisher func(wake func()) (Publisher, error)
 	// Parked reads the stream :parked, and Unpark removes entries of it.
-	Parked      func(context.Context) ([]event.Parked, error)
-	Unpark      func(context.Context, []event.Position) error
-	Pipeline    string // whose requests about parked changes are answered
-	Mapping     string // a fingerprint of what NewMapper maps by
+	Parked   func(context.Context) ([]event.Parked, error)
+	Unpark   func(context.Context, []event.Position) error
+	Pipeline string // whose requests about parked changes are answered
+	Mapping  string // a record of what NewMapper maps by
+	// Entries are those of a recorded mapping that take a table, as text that can be compared; empty when none does. It reports
+	// false for a mapping whose tables cannot be looked at one by one.
+	Entries     func(mapping string, table *change.Relation) (string, bool)
 	HTTP        string // the daemon's own address, for :meta
 	StopTimeout time.Duration
 	Log         *slog.Logger

@@ -21,8 +21,10 @@ func (s *session) loadParked(ctx context.Context) error {
 	if err != nil || len(entries) == 0 {
 		return err
 	}
-	s.highest = max(s.highest, entries[len(entries)-1].Position.Commit)
 	last := entries[len(entries)-1].Position
+	if s.highest.Compare(last) < 0 {
+		s.highest = last
+	}
 	entries = slices.DeleteFunc(entries, func(p event.Parked) bool { return p.Position.Commit >= s.complete })
 	left, err := event.Unresolved(entries)
 	if err != nil {

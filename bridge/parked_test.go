@@ -40,7 +40,7 @@ func TestLoadParked(t *testing.T) {
 	o.Parked = func(context.Context) ([]event.Parked, error) { return append([]event.Parked(nil), entries...), nil }
 	o.Unpark = func(_ context.Context, list []event.Position) error { gone = list; return nil }
 	var blocked event.Blocked
-	s := &session{bridge: New(o), stream: newFakeStream(), mapper: blockedMapper{blocked: &blocked}, complete: 200, highest: 7} // the stream starts at 100
+	s := &session{bridge: New(o), stream: newFakeStream(), mapper: blockedMapper{blocked: &blocked}, complete: 200, highest: event.Position{Commit: 7}} // the stream starts at 100
 	if err := s.loadParked(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -53,8 +53,8 @@ func TestLoadParked(t *testing.T) {
 	if diff := cmp.Diff([]event.Position{{Commit: 10, Ordinal: 1}, {Commit: 20, Ordinal: 1}}, gone); diff != "" {
 		t.Errorf("forgotten, -want +got:\n%s", diff)
 	}
-	if s.highest != 310 {
-		t.Errorf("the highest entry is of %d", s.highest)
+	if s.highest.Commit != 310 {
+		t.Errorf("the highest entry is of %d", s.highest.Commit)
 	}
 
 	entries, gone = []event.Parked{entry(10, 1, event.ParkedChange, "old", ""), entry(20, 1, event.ParkedDropped, "old", "10-1")}, nil

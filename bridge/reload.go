@@ -13,7 +13,7 @@ import (
 // Reload is a mapping that is to take the place of the one in force.
 type Reload struct {
 	NewMapper func(epoch uint8) (Mapper, error)
-	Mapping   string             // its fingerprint
+	Mapping   string             // its record
 	Tables    []*change.Relation // those that it maps, as they are now
 	// InForce is called by the run loop when the mapping is in force and before anything is mapped
 	// by it. It must not block. New tables may join from then on.
@@ -61,7 +61,7 @@ func (b *Bridge) poke() {
 // passed: what an earlier session had published in part was mapped by that session's mapping, and must be mapped by it again.
 func (s *session) replayed() bool {
 	passed := max(s.complete, s.clock(s.stream.Start()), s.clock(s.seen.received))
-	return passed > s.highest
+	return passed > s.highest.Commit
 }
 
 // swap is called between two transactions while a reload waits. An error ends the session, and the reload waits on.
@@ -121,7 +121,9 @@ func (s *session) adopt(ctx context.Context, p *reload) (refused, err error) {
 		s.mapBy(p.Mapping, max(s.complete, s.clock(s.seen.received)))
 		err = s.saveMeta(ctx)
 	}
-	if err != nil {
+	if err == nil {
+		s.former = nil
+	} else {
 		s.mapper, s.source.Tables, s.known, s.meta = oldMapper, oldTables, oldKnown, oldMeta
 	}
 	if isPermanent(err) {
@@ -152,25 +154,4 @@ func (s *session) mapBy(mapping string, since uint64) {
 	if s.meta.Mapping != mapping {
 		s.meta.Mapping, s.meta.Since = mapping, since
 	}
-}
-
-// checkMapping refuses to repeat by one mapping what was published in part by another: that happens when the
-// configuration was changed behind the back of a daemon that was killed, or when Redis has lost what was published before a reload.
-// Complete is where repeating begins, highest the commit of the highest entry there is.
-func checkMapping(meta event.Meta, mapping string, complete, highest uint64) error {
-	epoch, lsn := event.SplitClock(highest)
-	if meta.Mapping == "" || epoch != meta.Epoch || highest == 0 || highest < complete {
-		return nil // nothing is there in part
-	}
-	_, from := event.SplitClock(complete)
-	if meta.Mapping != mapping {
-		return fatalf("walrill did not end in order, and the streams of the configuration have changed since: what was committed from %s to %s is published in part, as the earlier configuration says\n"+
-			"  fix: put the earlier configuration back, start walrill until it streams, and change it then; or run `walrill adopt`, which publishes that part again in a new epoch", change.LSN(from), change.LSN(lsn))
-	}
-	if complete < meta.Since {
-		_, since := event.SplitClock(meta.Since)
-		return fatalf("Redis has lost entries from %s on, and those before %s were made by an earlier configuration: they cannot be repeated as they were\n"+
-			"  fix: restore Redis, or run `walrill adopt`, which publishes them again in a new epoch", change.LSN(from), change.LSN(since))
-	}
-	return nil
 }

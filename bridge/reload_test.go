@@ -222,29 +222,6 @@ func giveUpWhileItWaitsForRedis(t *testing.T) {
 	}
 }
 
-func TestCheckMapping(t *testing.T) {
-	meta := event.Meta{Epoch: 1, Mapping: "a", Since: event.Clock(1, 100)}
-	for name, tc := range map[string]struct {
-		meta              event.Meta
-		mapping           string
-		complete, highest uint64
-		want              string
-	}{
-		"the same":                             {meta, "a", event.Clock(1, 200), event.Clock(1, 300), ""},
-		"another, nothing in part":             {meta, "b", event.Clock(1, 300), event.Clock(1, 299), ""},
-		"another, something in part":           {meta, "b", event.Clock(1, 300), event.Clock(1, 300), "the streams of the configuration have changed since: what was committed from 0/12C to 0/12C"},
-		"another, of the epoch before":         {meta, "b", event.Clock(0, 300), event.Clock(0, 400), ""},
-		"another, nothing at all":              {event.Meta{Mapping: "a"}, "b", 0, 0, ""},
-		"unknown":                              {event.Meta{Epoch: 1}, "b", event.Clock(1, 300), event.Clock(1, 400), ""},
-		"lost what an earlier one had written": {meta, "a", event.Clock(1, 90), event.Clock(1, 400), "Redis has lost entries from 0/5A on, and those before 0/64"},
-	} {
-		err := checkMapping(tc.meta, tc.mapping, tc.complete, tc.highest)
-		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want) || !isPermanent(err)) {
-			t.Errorf("%s: %v, want %q", name, err, tc.want)
-		}
-	}
-}
-
 // An instance that takes over from one that had reloaded goes on by the same file at once.
 func TestReloadOfTheInstanceBefore(t *testing.T) {
 	n, stream, pub := &notes{}, newFakeStream(transaction(200)...), &fakePublisher{}

@@ -27,10 +27,11 @@ type session struct {
 	blocked event.Blocked
 	// checked: streams of that name were found to be of this pipeline and its history when they were met.
 	checked map[string]bool
-	highest uint64 // commit of the highest entry that a stream had when it was met
+	highest event.Position // of the highest entry that a stream had when it was met
 	// complete: entries of transactions that committed below this clock are all there.
 	complete uint64
 	skipping bool       // the present transaction is one of them
+	former   *former    // not nil as long as what another mapping has published in part is repeated
 	inside   bool       // of a transaction
 	commit   change.LSN // of the present transaction
 	lock     Repair     // this instance repairs, or has just repaired
@@ -116,10 +117,12 @@ func (s *session) start(ctx, background context.Context) error {
 	if err := s.loadParked(ctx); err != nil {
 		return err
 	}
-	if err := checkMapping(s.meta, s.bridge.opts.Mapping, s.complete, s.highest); err != nil {
+	if s.former, err = s.bridge.opts.checkMapping(s.meta, s.complete, s.highest); err != nil {
 		return err
 	}
-	s.mapBy(s.bridge.opts.Mapping, s.complete)
+	if s.former == nil {
+		s.mapBy(s.bridge.opts.Mapping, s.complete)
+	}
 	if err := s.saveMeta(ctx); err != nil {
 		return err
 	}
@@ -213,7 +216,9 @@ func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
 	}
 	s.meta.Streams[stream.Name] = len(stream.Keys)
 	s.known[stream], s.checked[stream.Name] = true, true
-	s.highest = max(s.highest, top.Commit)
+	if s.highest.Compare(top) < 0 {
+		s.highest = top
+	}
 	return nil
 }
 
@@ -302,6 +307,11 @@ func (s *session) step(ctx context.Context) error {
 			}
 		}
 	case change.ItemBegin:
+		if s.former != nil && s.clock(item.Tx.CommitLSN) > s.former.until.Commit {
+			if err := s.leave(ctx); err != nil {
+				return err
+			}
+		}
 		// What is complete is not mapped again: the mapping or the tables may
 		// be others by now, and would count its entries differently.
 		s.inside, s.skipping = true, s.clock(item.Tx.CommitLSN) < s.complete
@@ -336,6 +346,11 @@ func (s *session) change(ctx context.Context, c *change.Change) error {
 	if c.Op == change.Message && c.Prefix == event.ParkedPrefix {
 		return s.resolve(ctx, c.Content)
 	}
+	if s.former != nil {
+		if skip, err := s.repeat(ctx, c); err != nil || skip {
+			return err
+		}
+	}
 	events, err := s.mapper.Map(c)
 	for n := needsKey(nil); errors.As(err, &n); {
 		if err := s.giveKey(ctx, n); err != nil {
@@ -368,6 +383,9 @@ func (s *session) append(ctx context.Context, events []event.Event) error {
 			}
 		}
 		s.pub.Append(e)
+	}
+	if s.former != nil && len(events) > 0 {
+		s.former.reached = events[len(events)-1].Position
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ type Meta struct {
 	// the clock up to which the streams were complete before.
 	Repair     string
 	RepairFrom uint64
-	Mapping    string         // a fingerprint of the mapping that entries are made by
+	Mapping    string         // a record of the mapping that entries are made by, which only tells whether another one is the same
 	Since      uint64         // and the clock from which on they are
 	HTTP       string         // where the daemon that wrote last answers; empty when it does not
 	Dropped    string         // when `walrill drop` has left the streams and removed the rest; empty when it has not

@@ -99,6 +99,24 @@ func (s *StreamMapping) find(rel *change.Relation) *TableMapping {
 	return pattern
 }
 
+// Taking is an entry of the mapping that takes a table.
+type Taking struct {
+	Stream *StreamMapping
+	Table  *TableMapping
+}
+
+// Takings are the entries that take a table, in the order in which its events come.
+func (m *Mapping) Takings(rel *change.Relation) []Taking {
+	var list []Taking
+	for i := range m.Streams {
+		s := &m.Streams[i]
+		if t := s.find(rel); t != nil && (s.Name != eachTable || !m.taken(rel)) {
+			list = append(list, Taking{s, t})
+		}
+	}
+	return list
+}
+
 // names reports whether the stream names the table exactly.
 func (s *StreamMapping) names(rel *change.Relation) bool {
 	t := s.find(rel)

@@ -76,7 +76,8 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 			return removeParked(ctx, client, cfg.Pipeline, gone)
 		},
 		Pipeline:    cfg.Pipeline,
-		Mapping:     config.Fingerprint(cfg.Streams),
+		Mapping:     recordOf(cfg),
+		Entries:     recordedEntries,
 		HTTP:        httpAddr,
 		StopTimeout: stopTimeout,
 		Log:         log,

@@ -156,7 +156,7 @@ func (r *reloader) read(ctx context.Context) (*config.Config, error) {
 	}
 	err = r.pipeline.bridge.Reload(ctx, bridge.Reload{
 		NewMapper: func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
-		Mapping:   config.Fingerprint(cfg.Streams),
+		Mapping:   recordOf(cfg),
 		Tables:    tables,
 		InForce: func() {
 			r.pipeline.source.Select(trial)

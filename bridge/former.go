@@ -44,7 +44,7 @@ func (o *Options) checkMapping(meta event.Meta, complete uint64, highest event.P
 	f.differ = fatalf("walrill did not end in order, and the streams of the configuration have changed since: what was committed from %s to %s is published in part, as the earlier configuration says", change.LSN(from), change.LSN(lsn))
 	for _, record := range []string{meta.Mapping, o.Mapping} {
 		if _, ok := o.Entries(record, &change.Relation{}); !ok {
-			return nil, f.refusal("tables cannot be compared one by one where one of the two has aggregates, messages or on_error")
+			return nil, f.refusal("tables cannot be compared one by one where one of the two has aggregates, messages or on_error: park")
 		}
 	}
 	return f, nil

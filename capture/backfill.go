@@ -20,29 +20,30 @@ import (
 // it is sure that this process may continue the pipeline, and ends with the stream. Its goroutine follows the store, each
 // table that is read has one of its own.
 type backfills struct {
-	source    *Source
-	stream    *Stream
-	core      *backfillCore
-	log       *slog.Logger
-	tables    map[string]*change.Relation // that the pipeline has now
-	published map[uint32]bool             // OIDs of those that it had when the stream was opened
-	resumed   map[string]*armed           // watched since the stream began
-	numbers   atomic.Uint64               // of chunks
-	readers   chan struct{}               // a place for each table that is read
+	source  *Source
+	stream  *Stream
+	core    *backfillCore
+	log     *slog.Logger
+	resumed map[string]*armed // watched since the stream began
+	numbers atomic.Uint64     // of chunks
+	readers chan struct{}     // a place for each table that is read
 
 	cancel context.CancelFunc
 	group  sync.WaitGroup
 
-	mu     sync.Mutex
-	jobs   map[string]*job
-	states map[string]BackfillState
+	mu        sync.Mutex
+	jobs      map[string]*job
+	states    map[string]BackfillState
+	tables    map[string]*change.Relation // that the pipeline has now
+	published map[uint32]bool             // OIDs of those that it has had since the stream was opened
+	retired   map[string]bool             // left alone until they are prepared again
 	// passed is what a reader must have waited for: taken after the stream began to remember what it delivers.
 	passed *barrier
 }
 
 func newBackfills(s *Source, stream *Stream) *backfills {
 	b := &backfills{source: s, stream: stream, log: s.opts.Log, jobs: map[string]*job{}, states: map[string]BackfillState{},
-		tables: map[string]*change.Relation{}, resumed: map[string]*armed{}, published: map[uint32]bool{}, readers: make(chan struct{}, s.opts.Backfill.Readers),
+		tables: map[string]*change.Relation{}, resumed: map[string]*armed{}, published: map[uint32]bool{}, retired: map[string]bool{}, readers: make(chan struct{}, s.opts.Backfill.Readers),
 		core: newBackfillCore("walrill.backfill."+s.opts.Pipeline, rand.Text())}
 	b.lookAround()
 	for _, rel := range b.tables {
@@ -53,9 +54,12 @@ func newBackfills(s *Source, stream *Stream) *backfills {
 
 // lookAround learns which tables the pipeline has; new ones may join while it streams.
 func (b *backfills) lookAround() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	clear(b.tables)
 	for _, rel := range b.source.prepared() {
 		b.tables[rel.String()] = rel
+		delete(b.retired, rel.String())
 	}
 }
 
@@ -89,7 +93,7 @@ func (b *backfills) begin() error {
 // resume prepares for what an earlier process left.
 func (b *backfills) resume(ctx context.Context, name string, record BackfillRecord) error {
 	state := record.State
-	rel := b.tables[name]
+	rel := b.table(name)
 	if state == nil || rel == nil {
 		return nil
 	}
@@ -159,16 +163,19 @@ func (b *backfills) follow(ctx context.Context, records map[string]BackfillRecor
 // reconcile does for a table what its record asks for.
 func (b *backfills) reconcile(ctx context.Context, name string, record BackfillRecord) error {
 	b.mu.Lock()
-	j := b.jobs[name]
+	j, retired := b.jobs[name], b.retired[name]
 	state, known := b.states[name]
 	b.mu.Unlock()
+	if retired {
+		return nil
+	}
 	if !known && record.State != nil {
 		state = *record.State
 		b.mu.Lock()
 		b.states[name] = state
 		b.mu.Unlock()
 	}
-	if r := record.Request; r != nil && r.ID != state.Request {
+	if r := record.Request; r != nil && r.ID != state.Request && !state.Precedes(*r) {
 		if j != nil {
 			j.stop()
 			b.forgetJob(name, j)
@@ -181,10 +188,16 @@ func (b *backfills) reconcile(ctx context.Context, name string, record BackfillR
 			return err
 		}
 	}
-	if rel := b.tables[name]; j == nil && rel != nil && state.unfinished() {
-		b.startJob(ctx, rel, state)
+	if j == nil && state.unfinished() {
+		b.startJob(ctx, name, state)
 	}
 	return nil
+}
+
+func (b *backfills) table(name string) *change.Relation {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tables[name]
 }
 
 // answer is the state that a request leads to.
@@ -196,7 +209,7 @@ func (b *backfills) answer(name string, state BackfillState, r *BackfillRequest)
 			b.log.Info("backfill cancelled", "table", name, "rows", state.Rows)
 		}
 		state.Request = r.ID
-	case b.tables[name] == nil:
+	case b.table(name) == nil:
 		state = BackfillState{State: BackfillFailed, Request: r.ID, Error: "the table is not in the streams of this pipeline's configuration, or does not exist"}
 	default:
 		state = BackfillState{State: BackfillWaiting, Request: r.ID, Where: r.Where, Rate: r.Rate}
@@ -204,13 +217,18 @@ func (b *backfills) answer(name string, state BackfillState, r *BackfillRequest)
 	return state
 }
 
-func (b *backfills) startJob(ctx context.Context, rel *change.Relation, state BackfillState) {
-	ctx, cancel := context.WithCancel(ctx)
-	j := &job{b: b, rel: rel, name: rel.String(), state: state,
-		armed: b.resumed[rel.String()], cancel: cancel, done: make(chan struct{})}
-	delete(b.resumed, j.name)
+// startJob begins to read a table, if the pipeline has it.
+func (b *backfills) startJob(ctx context.Context, name string, state BackfillState) {
 	b.mu.Lock()
-	b.jobs[j.name] = j
+	rel := b.tables[name]
+	if rel == nil || b.retired[name] {
+		b.mu.Unlock()
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	j := &job{b: b, rel: rel, name: name, state: state, armed: b.resumed[name], cancel: cancel, done: make(chan struct{})}
+	delete(b.resumed, name)
+	b.jobs[name] = j
 	b.mu.Unlock()
 	b.core.record(true)
 	b.group.Go(func() {
@@ -224,10 +242,11 @@ func (b *backfills) startJob(ctx context.Context, rel *change.Relation, state Ba
 // barrier is what a job waits for before its first chunk. A table that joined the publication since
 // the stream was opened has one of its own.
 func (b *backfills) barrier(ctx context.Context, conn *pgx.Conn, table uint32) (barrier, error) {
+	b.mu.Lock()
 	if !b.published[table] {
+		b.mu.Unlock()
 		return newBarrier(ctx, conn)
 	}
-	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.passed == nil {
 		made, err := newBarrier(ctx, conn)

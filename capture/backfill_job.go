@@ -97,7 +97,8 @@ func hopeless(err error) bool {
 	}
 	switch class := pgErr.Code[:min(2, len(pgErr.Code))]; class {
 	case "42", "22", "0A", "25", "2F", "38", "P0":
-		return pgErr.Code != "42P03" && pgErr.Code != "25P02" // what follows another error
+		// But for what follows another error, and the server's limits to how long a transaction may take.
+		return pgErr.Code != "42P03" && pgErr.Code != "25P02" && pgErr.Code != "25P03" && pgErr.Code != "25P04"
 	}
 	return false
 }

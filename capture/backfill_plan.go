@@ -29,29 +29,59 @@ func (s *Source) planBackfills(ctx context.Context, conn *pgx.Conn, tables []tab
 		return fmt.Errorf("look for backfills: %w", err)
 	}
 	for _, t := range fresh {
-		// One that was done before has been outside, or is another table of that name by now.
-		if state := records[t.String()].State; state != nil && state.State == BackfillWaiting {
-			continue
+		// One that was done before has been outside, or is another table of that name by now. What was asked of it
+		// was answered, and is not done again.
+		planned := BackfillState{State: BackfillWaiting}
+		if state := records[t.String()].State; state != nil {
+			if state.State == BackfillWaiting && state.Where == "" {
+				continue
+			}
+			planned.Request = state.Request
 		}
-		if err := s.opts.Backfill.Store.Save(ctx, t.String(), BackfillState{State: BackfillWaiting}); err != nil {
-			return fmt.Errorf("record the backfill of %s: %w", t, err)
+		if err := s.replan(ctx, t, planned); err != nil {
+			return err
 		}
-		s.replan(t.String())
 	}
 	return nil
 }
 
-// replan makes the running stream forget what it knows of a table's backfill.
-func (s *Source) replan(table string) {
+// replan records that a table is to be backfilled. A stream that runs ends what it does for the table of that name and
+// begins anew when the table is published, which setPrepared says.
+func (s *Source) replan(ctx context.Context, t table, state BackfillState) error {
 	s.mu.Lock()
 	b := s.backfills
 	s.mu.Unlock()
-	if b == nil {
-		return
+	if b != nil {
+		if last := b.retire(t); last.Request != "" {
+			state.Request = last.Request
+		}
+	}
+	if err := s.opts.Backfill.Store.Save(ctx, t.String(), state); err != nil {
+		return fmt.Errorf("record the backfill of %s: %w", t, err)
+	}
+	if b != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.states[t.String()] = state
+	}
+	return nil
+}
+
+// retire ends the backfill of the table that had this name, and keeps it ended until the table is prepared again. The stream has not had
+// its changes all the while.
+func (b *backfills) retire(t table) (last BackfillState) {
+	b.mu.Lock()
+	b.source.unprepare(t.String())
+	b.retired[t.String()] = true
+	delete(b.published, t.OID)
+	j := b.jobs[t.String()]
+	b.mu.Unlock()
+	if j != nil {
+		j.stop()
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.states[table] = BackfillState{State: BackfillWaiting}
+	return b.states[t.String()]
 }
 
 // newTables are those that are new. When a slot that was in use is gone, there is a gap, which is not ours to fill unasked.
@@ -119,6 +149,12 @@ func (s *Source) prepared() []*change.Relation {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.tables
+}
+
+func (s *Source) unprepare(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tables = slices.DeleteFunc(slices.Clone(s.tables), func(rel *change.Relation) bool { return rel.String() == name })
 }
 
 func (s *Source) setPrepared(tables []table) {

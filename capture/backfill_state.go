@@ -65,6 +65,12 @@ type BackfillRequest struct {
 	At     time.Time
 }
 
+// Precedes reports whether a request waits until the backfill has ended: one for some rows must not take the place of
+// one that has all of them still to read.
+func (s *BackfillState) Precedes(r BackfillRequest) bool {
+	return s.unfinished() && s.Where == "" && r.Action == "start" && r.Where != ""
+}
+
 // BackfillRecord is a table's state and request; either may be nil.
 type BackfillRecord struct {
 	State   *BackfillState

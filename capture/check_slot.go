@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -15,7 +16,7 @@ func (c *checker) slot(ctx context.Context, pub publication) {
 	if errors.Is(err, ErrNoSlot) {
 		c.out.Info.SlotUsed = pub.comment == c.usedMark()
 		if c.out.Info.SlotUsed {
-			c.found(subject, &SlotLostError{Slot: c.opts.Slot, Gone: true})
+			c.lost(subject, &SlotLostError{Slot: c.opts.Slot, Gone: true})
 			return
 		}
 		c.ok(subject, "walrill makes it when it starts")
@@ -26,7 +27,8 @@ func (c *checker) slot(ctx context.Context, pub publication) {
 		err = c.checkSlot(ctx, c.conn, state)
 	}
 	if err == nil && state.WALStatus == "lost" {
-		err = c.lost(state, Known{})
+		c.lost(subject, c.slotLost(state, Known{}))
+		return
 	}
 	if err != nil {
 		c.found(subject, err)
@@ -44,6 +46,19 @@ func (c *checker) slot(ctx context.Context, pub publication) {
 		c.ok(subject, "%s, Postgres keeps %.1f MiB of WAL for it; %s", state.WALStatus, kept, c.holder(ctx, state.ActivePID))
 	}
 	c.failover(ctx, subject)
+}
+
+// RepairFix is what to do about a lost slot when source.on_slot_loss is backfill.
+const RepairFix = "walrill run   # repairs it, as source.on_slot_loss says: the tables are emptied in the streams and read again"
+
+// lost is for a slot that is, which the next start repairs when it is told to.
+func (c *checker) lost(subject string, err *SlotLostError) {
+	if !c.opts.Repairs {
+		c.found(subject, err)
+		return
+	}
+	text, _, _ := strings.Cut(err.Error(), "\n")
+	c.warn(subject, RepairFix, "%s", strings.TrimPrefix(text, subject+": "))
 }
 
 // holder is who streams from the slot.

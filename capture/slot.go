@@ -126,7 +126,7 @@ func (s *Source) ensureSlot(ctx context.Context, conn *pgx.Conn, info *Info, kno
 	state, err := readSlot(ctx, conn, s.opts.Slot)
 	if err == nil && state.WALStatus == "lost" {
 		if !s.opts.Adopt {
-			return state, false, s.lost(state, known)
+			return state, false, s.slotLost(state, known)
 		}
 		if err := s.dropSlot(ctx, conn); err != nil {
 			return state, false, err
@@ -216,7 +216,7 @@ func (s *Source) dropSlot(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// lost describes a slot whose changes are gone.
-func (s *Source) lost(state SlotState, known Known) error {
+// slotLost describes a slot whose changes are gone.
+func (s *Source) slotLost(state SlotState, known Known) *SlotLostError {
 	return &SlotLostError{Slot: s.opts.Slot, Reason: state.Reason, From: cmp.Or(known.Complete, state.Confirmed)}
 }

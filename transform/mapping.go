@@ -3,6 +3,7 @@ package transform
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/walrill/walrill/change"
@@ -115,6 +116,11 @@ func (m *Mapping) Takings(rel *change.Relation) []Taking {
 		}
 	}
 	return list
+}
+
+// Takes reports whether a stream or an aggregate takes the table.
+func (m *Mapping) Takes(rel *change.Relation) bool {
+	return len(m.Takings(rel)) > 0 || slices.ContainsFunc(m.Streams, func(s StreamMapping) bool { return s.aggregated(rel) != nil })
 }
 
 // names reports whether the stream names the table exactly.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walrill/walrill/capture"
+	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/event"
 )
@@ -81,6 +82,9 @@ func (f *sourceFlags) request(cmd *cobra.Command, table string, request event.Ba
 	if !strings.Contains(table, ".") {
 		table = "public." + table
 	}
+	if err := mapped(cfg, table); err != nil {
+		return err
+	}
 	store, err := openBackfillStore(cfg)
 	if err != nil {
 		return redacted(cfg, err)
@@ -90,10 +94,12 @@ func (f *sourceFlags) request(cmd *cobra.Command, table string, request event.Ba
 	if err := store.request(cmd.Context(), table, request); err != nil {
 		return redacted(cfg, err)
 	}
-	state, err := awaitAnswer(cmd.Context(), store, table, request.ID)
+	state, err := awaitAnswer(cmd.Context(), store, table, request)
 	switch {
 	case err != nil:
 		return redacted(cfg, err)
+	case state != nil && state.Request != request.ID:
+		fmt.Fprintf(cmd.OutOrStdout(), "%s: requested; the whole table is being read, this comes after (%s, %d rows so far)\n", table, state.State, state.Rows)
 	case state == nil:
 		fmt.Fprintf(cmd.OutOrStdout(), "%s: requested; %s\n", table, idleDaemon(cmd.Context(), cfg))
 	case state.State == capture.BackfillFailed && request.Action == "start":
@@ -134,25 +140,43 @@ func awaitBackfill(cmd *cobra.Command, store *backfillStore, table, id string) e
 	return fmt.Errorf("backfill of %s: %s", table, now.Error)
 }
 
-// awaitAnswer returns the state that names the request; nil when none does in time.
-func awaitAnswer(ctx context.Context, store *backfillStore, table, id string) (*capture.BackfillState, error) {
+// mapped refuses a table that no stream takes.
+func mapped(cfg *config.Config, table string) error {
+	schema, name, _ := strings.Cut(table, ".")
+	mapping := mappingOf(cfg)
+	if name != "" && name != "*" && mapping.Takes(&change.Relation{Namespace: schema, Name: name}) {
+		return nil
+	}
+	return fmt.Errorf("no stream of pipeline %s takes table %s\n  fix: give one table's name as Postgres has it, schema and name without quotes; the configuration names what streams take", cfg.Pipeline, table)
+}
+
+// awaitAnswer returns the state that names the request, or the one that it has to wait for; nil when there is none in time.
+func awaitAnswer(ctx context.Context, store *backfillStore, table string, r event.BackfillRequest) (*capture.BackfillState, error) {
+	var answer *capture.BackfillState
 	for deadline := time.Now().Add(answerTimeout); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		records, err := store.Load(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if s := records[table].State; s != nil && s.Request == id {
-			return s, nil
+		if s := records[table].State; s != nil && (s.Request == r.ID || s.Precedes(capture.BackfillRequest(r))) {
+			if answer = s; !trying(s) {
+				break
+			}
 		}
 	}
-	return nil, nil
+	return answer, nil
+}
+
+// trying reports whether it is still to be seen that Postgres takes the condition.
+func trying(s *capture.BackfillState) bool {
+	return s.Where != "" && (s.State == capture.BackfillWaiting || s.State == capture.BackfillRunning && s.Rows == 0)
 }
 
 // idleDaemon says why nobody answers.
 func idleDaemon(ctx context.Context, cfg *config.Config) string {
 	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), nil)
 	if err == nil {
-		if slot, e := source.Slot(ctx); e == nil && slot.ActivePID == 0 {
+		if slot, e := source.Slot(ctx); errors.Is(e, capture.ErrNoSlot) || e == nil && slot.ActivePID == 0 {
 			return "no daemon streams now, the next one does it"
 		}
 	}

@@ -92,6 +92,7 @@ func check(ctx context.Context, cfg *config.Config) ([]finding, error) {
 	mapping := mappingOf(cfg)
 	source, err := newSource(cfg, mapping, slog.New(slog.DiscardHandler), func(o *capture.Options) {
 		o.Backfill.Initial = cfg.Source.Backfill == config.BackfillInitial
+		o.Repairs = cfg.Source.OnSlotLoss == config.OnSlotLossBackfill
 	})
 	if err != nil {
 		return nil, err
@@ -207,9 +208,11 @@ func lineage(cfg *config.Config, pg *capture.Diagnosis, redis *sink.Diagnosis, s
 	epoch, lsn := event.SplitClock(redis.Watermark)
 	switch {
 	case err != nil && pg.Slot == nil && redis.Meta.System == source.SystemID:
-		findings = append(findings, finding{capture.LevelError, subject,
-			fmt.Sprintf("slot %s is gone: what was changed since it was last streamed from, at %s, is not in the streams", cfg.Source.Slot, change.LSN(lsn)),
-			"walrill adopt   # to go on from now with that gap, in a new epoch"})
+		f := brought(subject, &capture.SlotLostError{Slot: cfg.Source.Slot, Gone: true, From: change.LSN(lsn)})
+		if cfg.Source.OnSlotLoss == config.OnSlotLossBackfill && redis.Meta.Begun() {
+			f.Level, f.Fix = capture.LevelWarning, capture.RepairFix
+		}
+		findings = append(findings, f)
 	case err != nil:
 		findings = append(findings, brought(subject, err))
 	case redis.Meta.IsZero():

@@ -19,9 +19,11 @@ type Parked struct {
 	Moved  bool   `json:"moved,omitempty"`  // half of an update that changed the key
 	// New and Old are the rows after and before the change as far as Postgres sent them and the mapping
 	// uses them, as Postgres's text; nil is NULL, and what is not there was not sent.
-	New  map[string]*string `json:"new,omitempty"`
-	Old  map[string]*string `json:"old,omitempty"`
-	UpTo string             `json:"up_to,omitempty"` // an entry ID
+	New map[string]*string `json:"new,omitempty"`
+	Old map[string]*string `json:"old,omitempty"`
+	// Masked are those of their columns that hold masked values, each with its mask.
+	Masked map[string]string `json:"masked,omitempty"`
+	UpTo   string            `json:"up_to,omitempty"` // an entry ID
 }
 
 // The kinds of entries in :parked.

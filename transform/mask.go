@@ -147,6 +147,30 @@ func (m *masker) kindOf(column int) MaskKind {
 	return ""
 }
 
+// mask is a value as the column's mask shows it, which is not encrypted.
+func (m *masker) mask(column int, text []byte) []byte {
+	for i := range m.columns {
+		if c := &m.columns[i]; c.index == column {
+			return c.mask(nil, text)
+		}
+	}
+	return text
+}
+
+// parked says which of the columns are masked, and how; nil when none is.
+func (m *masker) parked(columns []int) map[string]string {
+	var masked map[string]string
+	for _, i := range columns {
+		if kind := m.kindOf(i); kind != "" {
+			if masked == nil {
+				masked = map[string]string{}
+			}
+			masked[m.rel.Columns[i].Name] = string(kind)
+		}
+	}
+	return masked
+}
+
 // checkKey refuses a key of columns whose values can become the same by their masks.
 func (m *masker) checkKey(k *keyer) (errs []*Error) {
 	if m == nil {

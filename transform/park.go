@@ -3,6 +3,8 @@ package transform
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/event"
@@ -83,10 +85,37 @@ func ofRow(err error) bool {
 
 // park sets a half of a change aside, and blocks its key.
 func (m *Mapper) park(t *table, r *route, h *half, key []byte, reason string) error {
+	if err := r.mustPark(t.rel, key); err != nil {
+		return err
+	}
 	m.blocked.Add(r.stream.Name, string(key))
 	p := event.Parked{Kind: event.ParkedChange, Key: string(key), Table: t.name, Op: byte(h.op), Stream: r.stream.Name, Reason: reason, Moved: h.moved}
 	p.New, p.Old = r.parkedRow(h.new, h.before), r.parkedRow(h.old, nil)
+	p.Masked = r.masks.parked(r.uses)
 	return m.emitParked(&p)
+}
+
+// mustPark refuses what a blocked key meets when the stream has been changed to one that could not have on_error: park:
+// what it would keep could not be published.
+func (r *route) mustPark(rel *change.Relation, key []byte) error {
+	problem := ""
+	switch {
+	case r.part != nil:
+		problem = "it is part of an aggregate now"
+	case !r.park && len(r.cannotPark(rel)) > 0:
+		problem = "a condition reads a masked column, and what is parked does not hold its values"
+	default:
+		return nil
+	}
+	return &Error{Where: r.where, Stream: r.stream.Name, Table: rel.String(),
+		Problem: fmt.Sprintf("changes of the key %q are parked, so this one must be, and it cannot: %s", key, problem),
+		Fix:     "put the earlier mapping back, resolve the key with `" + parkedCommand("retry", r.stream.Name, string(key)) + "`, or with drop, and change the mapping then"}
+}
+
+// parkedCommand is what a shell takes.
+func parkedCommand(verb, stream, key string) string {
+	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+	return "walrill parked " + verb + " --stream " + quote(stream) + " -- " + quote(key)
 }
 
 func (m *Mapper) emitParked(p *event.Parked) error {
@@ -131,7 +160,7 @@ func (m *Mapper) Retry(p *event.Parked, rel *change.Relation) ([]event.Event, er
 		return nil, err
 	}
 	if t == nil {
-		return nil, &Error{Stream: p.Stream, Table: p.Table, Problem: "the table is gone", Fix: "walrill parked drop " + p.Stream + " " + p.Key}
+		return nil, &Error{Stream: p.Stream, Table: p.Table, Problem: "the table is gone", Fix: parkedCommand("drop", p.Stream, p.Key)}
 	}
 	rel = t.rel
 	m.reset()
@@ -144,13 +173,58 @@ func (m *Mapper) Retry(p *event.Parked, rel *change.Relation) ([]event.Event, er
 	}
 	for i := range t.routes {
 		if r := &t.routes[i]; r.stream.Name == p.Stream && r.outbox == nil && r.part == nil {
+			if err := r.maskParked(p, &h.rows); err != nil {
+				return nil, err
+			}
 			if err := m.emitHalf(t, r, &h, []byte(p.Key)); err != nil {
 				return nil, err
 			}
 			return m.number(), nil
 		}
 	}
-	return nil, &Error{Stream: p.Stream, Table: p.Table, Problem: "the stream does not take the table any more", Fix: "walrill parked drop " + p.Stream + " " + p.Key}
+	return nil, &Error{Stream: p.Stream, Table: p.Table, Problem: "the stream does not take the table any more", Fix: parkedCommand("drop", p.Stream, p.Key)}
+}
+
+// maskParked masks columns that had no mask when the change was parked, and refuses what it cannot mask as it is now.
+func (r *route) maskParked(p *event.Parked, rows *rows) error {
+	var names []string
+	for name := range p.Masked {
+		names = append(names, name)
+	}
+	if r.masks != nil {
+		for i := range r.masks.columns {
+			names = append(names, r.masks.columns[i].name)
+		}
+	}
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		i := r.shape.rel.Column(name)
+		if i < 0 {
+			continue
+		}
+		was, is := p.Masked[name], string(r.masks.kindOf(i))
+		switch {
+		case was == is || p.New[name] == nil && p.Old[name] == nil:
+		case was == "" && is != string(maskEncrypt) && !slices.Contains(r.key.reads(), i):
+			for _, row := range [][]change.Value{rows.new, rows.old} {
+				if row != nil && row[i].Kind == change.Text {
+					row[i].Data = r.masks.mask(i, row[i].Data)
+				}
+			}
+		default:
+			return &Error{Where: r.where, Stream: p.Stream, Table: p.Table, Columns: []string{name},
+				Problem: fmt.Sprintf("the change was parked with %s for column %s, and the mapping says %s now", maskText(was), name, maskText(is)),
+				Fix:     "retry it by the earlier mapping, or give it up: " + parkedCommand("drop", p.Stream, p.Key)}
+		}
+	}
+	return nil
+}
+
+func maskText(kind string) string {
+	if kind == "" {
+		return "no mask"
+	}
+	return "the mask " + kind
 }
 
 func (m *Mapper) tableNow(name string, rel *change.Relation) (*table, error) {

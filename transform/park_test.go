@@ -167,7 +167,8 @@ func TestParkMasked(t *testing.T) {
 		t.Fatalf("%v, %s", err, eventLines(t, events))
 	}
 	two, note := "2", "******42"
-	p := event.Parked{Kind: event.ParkedChange, Stream: "s", Key: "1", Table: "public.t", Op: 'c', New: map[string]*string{"k": &two, "a": &two, "b": &two, "note": &note}}
+	p := event.Parked{Kind: event.ParkedChange, Stream: "s", Key: "1", Table: "public.t", Op: 'c', New: map[string]*string{"k": &two, "a": &two, "b": &two, "note": &note},
+		Masked: map[string]string{"note": "last"}}
 	events, err = m.Retry(&p, rel)
 	if err != nil {
 		t.Fatal(err)
@@ -183,5 +184,69 @@ func TestParkMasked(t *testing.T) {
 	}
 	if _, err := m.Check(rel); err == nil || !strings.Contains(err.Error(), "with on_error: park a condition cannot read note, which is masked") {
 		t.Errorf("a condition on a masked column: %v", err)
+	}
+}
+
+// A mask that a column got after its change was parked holds for the change too, and one that it lost or that is another is told.
+func TestParkMaskedSince(t *testing.T) {
+	_, rel, _ := parkingMapper(t)
+	two, secret := "2", "secret42"
+	retry := func(masked map[string]string, masks ...Mask) (string, error) {
+		t.Helper()
+		m, err := New(Mapping{Parked: "parked", Streams: []StreamMapping{{Name: "s", Park: true, Tables: []TableMapping{{Pattern: "public.t", Key: []string{"k"}, Masks: masks}}}}}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Begin(change.Tx{CommitLSN: 16})
+		p := event.Parked{Kind: event.ParkedChange, Stream: "s", Key: "2", Table: "public.t", Op: 'c', Masked: masked,
+			New: map[string]*string{"k": &two, "a": &two, "b": &two, "note": &secret}}
+		events, err := m.Retry(&p, rel)
+		return eventLines(t, events), err
+	}
+	last := Mask{Column: Name{Name: "note"}, Kind: MaskLast, Keep: 2}
+	if got, err := retry(nil, last); err != nil || got != "0/10:1 s t.created c key=2 data={\"k\":2,\"a\":2,\"b\":2,\"note\":\"******42\"}\n" {
+		t.Errorf("masked since: %s %v", got, err)
+	}
+	for name, c := range map[string]struct {
+		masked map[string]string
+		masks  []Mask
+		want   string
+	}{
+		"lost":       {map[string]string{"note": "last"}, nil, "was parked with the mask last for column note, and the mapping says no mask now"},
+		"another":    {map[string]string{"note": "redact"}, []Mask{last}, "was parked with the mask redact for column note, and the mapping says the mask last now"},
+		"in the key": {nil, []Mask{{Column: Name{Name: "k"}, Kind: MaskHash, Key: []byte("0123456789abcdef")}}, "was parked with no mask for column k, and the mapping says the mask hash now"},
+	} {
+		if got, err := retry(c.masked, c.masks...); err == nil || got != "" || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %s %v", name, got, err)
+		}
+	}
+}
+
+// A key that is blocked while its stream was changed to what cannot park stops the pipeline: what it would keep could not be published.
+func TestBlockedWhereNothingParks(t *testing.T) {
+	_, rel, _ := parkingMapper(t)
+	root := TableMapping{Pattern: "public.t", Key: []string{"k"}}
+	masked := TableMapping{Pattern: "public.t", Key: []string{"k"}, Masks: []Mask{{Column: Name{Name: "note"}, Kind: MaskRedact}},
+		Rules: []Rule{{Type: "x", On: []change.Op{change.Insert}, When: &Expr{Text: `new.note == "n"`}}}}
+	for name, s := range map[string]StreamMapping{
+		"an aggregate":       {Name: "s", Aggregates: []AggregateMapping{{Name: "a", Root: root}}},
+		"a masked condition": {Name: "s", Tables: []TableMapping{masked}},
+	} {
+		m, err := New(Mapping{Parked: "parked", Streams: []StreamMapping{s}}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		blocked := event.Blocked{}
+		blocked.Add("s", "it's")
+		blocked.Add("s", "1")
+		m.SetBlocked(blocked)
+		m.Begin(change.Tx{CommitLSN: 16})
+		events, err := m.Map(&change.Change{Op: change.Insert, Relation: rel, New: texts("1", "7", "1", "n")})
+		if err == nil || len(events) > 0 || !strings.Contains(err.Error(), `changes of the key "1" are parked`) || !strings.Contains(err.Error(), "walrill parked retry --stream 's' -- '1'") {
+			t.Errorf("%s: %v %s", name, err, eventLines(t, events))
+		}
+	}
+	if got := parkedCommand("drop", "s", "it's"); got != `walrill parked drop --stream 's' -- 'it'\''s'` {
+		t.Error(got)
 	}
 }

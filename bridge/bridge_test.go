@@ -242,6 +242,46 @@ func TestRunPublishesWhatTheCommitMakes(t *testing.T) {
 	}
 }
 
+// twoAtCommit makes two events when the transaction ends, one of them of a stream that nobody has seen yet.
+type twoAtCommit struct{ atCommit }
+
+func (m twoAtCommit) Commit() []event.Event {
+	return []event.Event{{Stream: m.stream}, {Stream: event.NewStream("late", 1)}}
+}
+
+// neverAdds waits for ever when it is told of the stream late.
+type neverAdds struct {
+	*fakePublisher
+	asked chan struct{}
+}
+
+func (p neverAdds) AddStream(ctx context.Context, s *event.Stream) (event.Position, error) {
+	if s.Name != "late" {
+		return event.Position{}, nil
+	}
+	close(p.asked)
+	<-ctx.Done()
+	return event.Position{}, ctx.Err()
+}
+
+// An end between two events that a commit makes takes back the first.
+func TestRunEndsAmidWhatTheCommitMakes(t *testing.T) {
+	stream, pub := newFakeStream(transaction(200)...), neverAdds{&fakePublisher{}, make(chan struct{})}
+	o := options(stream, pub.fakePublisher)
+	o.NewMapper = func(uint8) (Mapper, error) {
+		return twoAtCommit{atCommit{fakeMapper{stream: event.NewStream("t", 1)}}}, nil
+	}
+	o.NewPublisher = func(wake func()) (Publisher, error) { pub.wake = wake; return pub, nil }
+	_, stop := run(t, o)
+	<-pub.asked
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if pub.rewound != 199 {
+		t.Errorf("taken back from %d on, want 199", pub.rewound)
+	}
+}
+
 func TestRunBlockedPublisher(t *testing.T) {
 	stream, pub := newFakeStream(transaction(200)...), &fakePublisher{blocked: true}
 	_, stop := run(t, options(stream, pub))

@@ -318,13 +318,13 @@ func (s *session) step(ctx context.Context) error {
 		s.mapper.Begin(item.Tx)
 		s.commit = item.Tx.CommitLSN
 	case change.ItemCommit:
-		s.inside = false
 		s.seen.transactions++
 		if !s.skipping {
 			if err := s.append(ctx, s.mapper.Commit()); err != nil {
 				return err
 			}
 		}
+		s.inside = false // not before: of what the commit makes all goes out, or nothing
 		s.mark(item)
 	case change.ItemWatermark:
 		s.mark(item)

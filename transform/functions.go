@@ -251,17 +251,8 @@ func extreme(args []value, sign int) (value, bool) {
 
 // elements gives a list's elements.
 func elements(v value) ([]any, bool) {
-	switch list := v.other.(type) {
-	case []any:
-		return list, true
-	case []string: // of split
-		all := make([]any, len(list))
-		for i := range list {
-			all[i] = list[i]
-		}
-		return all, true
-	}
-	return nil, false
+	list, ok := v.other.([]any)
+	return list, ok
 }
 
 // through compiles the functions that go through a list's elements, which

@@ -221,12 +221,6 @@ func contained(a, b value) bool {
 	case map[string]any:
 		_, ok := list[string(a.text)]
 		return ok && a.kind == kindText
-	case []string:
-		for _, e := range list {
-			if a.kind == kindText && e == string(a.text) {
-				return true
-			}
-		}
 	}
 	return false
 }

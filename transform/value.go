@@ -3,7 +3,9 @@ package transform
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math"
 	"slices"
 	"strconv"
@@ -112,6 +114,12 @@ func unboxed(v any) value {
 		return decimalValue([]byte(v))
 	case string:
 		return textValue([]byte(v))
+	case []string: // of the library's split
+		list := make([]any, len(v))
+		for i := range v {
+			list[i] = v[i]
+		}
+		return value{kind: kindOther, other: list}
 	}
 	return value{kind: kindOther, other: v}
 }
@@ -204,32 +212,38 @@ func parseJSON(text []byte) (any, error) {
 	if err := d.Decode(&v); err != nil {
 		return nil, fmt.Errorf("not JSON: %w", err)
 	}
-	return exactNumbers(v), nil
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("not JSON: there is more behind its end")
+	}
+	return exactNumbers(v)
 }
 
 // exactNumbers makes ints and decimals of JSON's numbers, in place.
-func exactNumbers(v any) any {
+func exactNumbers(v any) (_ any, err error) {
 	switch v := v.(type) {
 	case json.Number:
 		if i, err := strconv.ParseInt(string(v), 10, 64); err == nil && v != "-0" {
-			return int(i)
+			return int(i), nil
 		}
 		text := appendDecimal(nil, []byte(v))
-		if bytes.ContainsAny(text, "eE") { // beyond all reason
-			f, _ := v.Float64()
-			return f
+		if exponentAt(text) >= 0 { // as a float it would be zero or infinite
+			return nil, fmt.Errorf("a number has an exponent beyond %d", maxExponent)
 		}
-		return decimal(text)
+		return decimal(text), nil
 	case []any:
 		for i := range v {
-			v[i] = exactNumbers(v[i])
+			if v[i], err = exactNumbers(v[i]); err != nil {
+				return nil, err
+			}
 		}
 	case map[string]any:
 		for name := range v {
-			v[name] = exactNumbers(v[name])
+			if v[name], err = exactNumbers(v[name]); err != nil {
+				return nil, err
+			}
 		}
 	}
-	return v
+	return v, nil
 }
 
 // parseInt reads an int as Postgres prints it.

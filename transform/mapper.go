@@ -28,6 +28,7 @@ type Mapper struct {
 	byName  map[string]*event.Stream
 	byKey   map[string]string // Redis key to the stream that has it
 	tables  map[uint32]*table // by OID, as far as seen
+	met     int               // how many definitions of tables were compiled
 	last    *table            // rows of one table come in runs
 	// named are the tables, by OID, that the mapping was seen to name one by one.
 	named map[uint32]naming

@@ -227,14 +227,14 @@ func maskText(kind string) string {
 	return "the mask " + kind
 }
 
-func (m *Mapper) tableNow(name string, rel *change.Relation) (*table, error) {
+func (m *Mapper) tableNow(name string, rel *change.Relation) (now *table, err error) {
 	for _, t := range m.tables {
-		if t.name == name {
-			return t, nil
+		if t.name == name && (now == nil || t.met > now.met) {
+			now = t
 		}
 	}
-	if rel == nil {
-		return nil, nil
+	if now != nil || rel == nil {
+		return now, nil
 	}
 	return m.table(rel)
 }

@@ -250,3 +250,23 @@ func TestBlockedWhereNothingParks(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// A table that was dropped and made anew is the new one to a retry, however often it is asked.
+func TestRetryOfATableMadeAnew(t *testing.T) {
+	m, _, old := parkingMapper(t)
+	anew := *old
+	anew.OID, anew.Columns = 20, append(append([]change.Column{}, old.Columns...), change.Column{Name: "more", Type: typeInt8, Key: true})
+	for _, c := range []*change.Change{{Op: change.Insert, Relation: old, New: texts("1", "2", "s")}, {Op: change.Insert, Relation: &anew, New: texts("1", "2", "s", "4")}} {
+		if _, err := m.Map(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one := "1"
+	for range 64 {
+		m.Begin(change.Tx{CommitLSN: 32})
+		events, err := m.Retry(&event.Parked{Stream: "s", Key: "1", Table: "public.u", Op: 'c', New: map[string]*string{"id": &one, "k": &one, "more": &one}}, old)
+		if want := "0/20:1 s u.created c key=1 data={\"id\":1,\"k\":1,\"more\":1}\n"; err != nil || eventLines(t, events) != want {
+			t.Fatalf("%s %v, want %s", eventLines(t, events), err, want)
+		}
+	}
+}

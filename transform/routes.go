@@ -28,6 +28,8 @@ func (m *Mapper) table(rel *change.Relation) (*table, error) {
 			}
 		}
 		t = newTable(rel, routes)
+		m.met++
+		t.met = m.met
 		m.tables[rel.OID] = t
 	}
 	m.last = t

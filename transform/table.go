@@ -16,6 +16,7 @@ type table struct {
 	routes    []route    // empty when the table is not mapped
 	outbox    bool       // of one of them at least
 	encrypts  bool       // one of them does
+	met       int        // counts the definitions that were compiled: of two tables of one name the later one is there
 }
 
 // route is a stream that the table feeds.

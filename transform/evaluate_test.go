@@ -93,6 +93,7 @@ func TestExpressions(t *testing.T) {
 		{`join(filter(new.tags, # != nil), "+")`, `"red+dark blue"`}, {`replace("aba", "a", "c")`, `"cbc"`}, {`first(new.tags)`, `"red"`}, {`last([1, 2])`, `2`}, {`reverse([1, 2])`, `[2,1]`}, {`uniq([1, 1, 2])`, `[1,2]`}, {`concat([1], [2])`, `[1,2]`},
 		{`toJSON(new.tags)`, `"[\"red\",\"dark blue\",null]"`}, {`fromJSON("{\"a\": 1.50}").a`, `1.50`}, {`fromJSON("{")`, `failed: the function fromJSON has no result for its arguments`}, {`new.s[0:2]`, `"Zo"`}, {`new.s[-1:]`, `"ë"`}, {`new.tags[1:2]`, `["dark blue"]`},
 		{`fromJSON("1 2")`, `failed: the function fromJSON has no result for its arguments`}, {`fromJSON("[1e999]")`, `failed: the function fromJSON has no result for its arguments`}, {`fromJSON("[1e-999]")`, `failed: the function fromJSON has no result for its arguments`}, {`fromJSON("[1e30, 5e-2] ")`, `[1000000000000000000000000000000,0.05]`},
+		{`join(new.tags, ",")`, `failed: the function join has no result for its arguments`}, {`replace(new.doc.n, "a", "b")`, `failed: the function replace has no result for its arguments`},
 		{`new.t | upper()`, `"A"`}, {`round(new.doc.city)`, `failed: the function round has no result for its argument`}, {`any(new.doc.city, # == 1)`, `failed: the function any has no list to go through`},
 		// the transaction
 		{`op`, `"update"`}, {`table`, `"public.t"`}, {`tx`, `0`}, {`moved`, `false`}, {`time`, `"0001-01-01T00:00:00.000000Z"`}, {`lsn`, `"0/0"`},
@@ -109,6 +110,21 @@ func TestExpressions(t *testing.T) {
 	} {
 		if got := evaluated(t, c.text, null, nil); got != c.want {
 			t.Errorf("of NULLs: %s is %s, want %s", c.text, got, c.want)
+		}
+	}
+}
+
+// A number of more digits than the library keeps is refused, and any other is what was written.
+func TestNumbersInExpressions(t *testing.T) {
+	for text, want := range map[string]string{`1_000.50`: `1000.5`, `.5`: `0.5`, `1e5`: `100000`, `1e-7`: `0.0000001`, `123456789.123456`: `123456789.123456`, `-0.30`: `-0.3`} {
+		if got := evaluated(t, text, exprRow(), nil); got != want {
+			t.Errorf("%s is %s, want %s", text, got, want)
+		}
+	}
+	for _, text := range []string{`"é" == new.s or new.n > 12345678901234567.89`, `12345678901234567890.0`} {
+		_, errs := ruleScope(exprRelation(), opsOf(change.Insert)).check(&Expr{Text: text})
+		if len(errs) != 1 || !strings.Contains(errs[0].Error(), "has more digits than are kept") {
+			t.Errorf("%s: %v", text, joinErrors(errs))
 		}
 	}
 }

@@ -3,7 +3,9 @@ package transform
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/expr-lang/expr/ast"
@@ -214,6 +216,8 @@ func (n *namer) visit(node ast.Node) {
 		if !slices.Contains(functionNames, node.Name) {
 			n.noFunction(node, node.Name)
 		}
+	case *ast.FloatNode:
+		n.number(node)
 	case *ast.PointerNode:
 		if node.Name != "" {
 			n.report(node, "# is the element", "#%s is not available here", node.Name)
@@ -277,6 +281,18 @@ func (n *namer) binary(node *ast.BinaryNode) bool {
 		}
 	}
 	return false
+}
+
+var numberPattern = regexp.MustCompile(`^[0-9_]*(\.[0-9_]+)?([eE][+-]?[0-9]+)?`)
+
+// number refuses one of which the library has dropped digits.
+func (n *namer) number(node *ast.FloatNode) {
+	at := node.Location().From
+	text := numberPattern.FindString(string([]rune(n.expr.Text)[at:]))
+	written := appendDecimal(nil, []byte(strings.ReplaceAll(text, "_", "")))
+	if text != "" && (exponentAt(written) >= 0 || compareDecimals(written, decimalLiteral(node.Value)) != 0) {
+		n.report(node, "write one with fewer digits, it would be "+strconv.FormatFloat(node.Value, 'g', -1, 64), "the number %s has more digits than are kept", text)
+	}
 }
 
 func (n *namer) call(node *ast.CallNode) {

@@ -207,7 +207,11 @@ func manyArguments(name string) func([]value) (value, bool) {
 	}
 	f := builtin.Builtins[builtin.Index[name]]
 	return func(args []value) (v value, ok bool) {
-		defer func() { ok = ok && recover() == nil }() // what does not fit, the library panics about
+		defer func() { // what does not fit, the library panics about
+			if recover() != nil {
+				v, ok = value{}, false
+			}
+		}()
 		boxed := make([]any, len(args))
 		for i := range args {
 			boxed[i] = args[i].boxed()

@@ -1,7 +1,6 @@
 package bridge
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +41,7 @@ type session struct {
 	kick    chan struct{}         // the publisher finished something
 	look    chan struct{}         // refresh is to look now
 	waiting time.Time             // since when entries wait for a bigger batch
+	beaten  time.Time             // when Postgres last heard from us within something long
 	told    change.LSN            // last confirmed
 	broken  atomic.Pointer[error] // what refresh found
 	seen    progress
@@ -220,46 +220,6 @@ func (s *session) addStream(ctx context.Context, stream *event.Stream) error {
 		s.highest = top
 	}
 	return nil
-}
-
-// meanwhile runs something that may take long and keeps the replication
-// connection alive; when that is not possible, because Postgres shuts down, it is broken off.
-func (s *session) meanwhile(ctx context.Context, do func(context.Context) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	done := make(chan error, 1)
-	go func() { done <- do(ctx) }()
-	ticker := time.NewTicker(beat)
-	defer ticker.Stop()
-	var beatErr error
-	for {
-		select {
-		case err := <-done:
-			return cmp.Or(beatErr, err)
-		case <-ticker.C:
-			if beatErr == nil {
-				if beatErr = s.stream.Beat(); beatErr != nil {
-					cancel()
-				}
-			}
-		}
-	}
-}
-
-const beat = 100 * time.Millisecond
-
-// wake is called by the publisher's goroutine.
-func (s *session) wake() {
-	signal(s.kick)
-	s.stream.Wake()
-}
-
-// signal leaves a note in a channel of capacity 1.
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }
 
 func (s *session) clock(lsn change.LSN) uint64 { return event.Clock(s.meta.Epoch, uint64(lsn)) }

@@ -31,7 +31,7 @@ func (p *Publisher) ClaimSchema(ctx context.Context, s *event.Schema) (version i
 		}
 		claim = *s
 		claim.Version = given(s)
-		p.catalogue, err = enter(c, p.o.Pipeline, []*event.Schema{&claim})
+		p.catalogue, err = enter(c, p.o.Pipeline, p.parsed, []*event.Schema{&claim})
 		return err
 	})
 	if err != nil {
@@ -59,7 +59,7 @@ func (p *Publisher) Catalogue(ctx context.Context) ([]event.Schema, error) {
 		if err != nil {
 			return err
 		}
-		p.catalogue, err = enter(c, p.o.Pipeline, nil)
+		p.catalogue, err = enter(c, p.o.Pipeline, p.parsed, nil)
 		return err
 	})
 	return p.catalogue, err
@@ -95,7 +95,7 @@ func (p *Publisher) restore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = enter(c, p.o.Pipeline, schemas)
+	_, err = enter(c, p.o.Pipeline, map[string]event.Schema{}, schemas)
 	return err
 }
 
@@ -106,8 +106,9 @@ var (
 
 // enter sees to it that the catalogue has these schemas, and gives those without a version
 // one. It returns the catalogue as it is then. One transaction does it all, or nothing: somebody
-// else may be at it.
-func enter(c *conn, pipeline string, schemas []*event.Schema) ([]event.Schema, error) {
+// else may be at it. Parsed remembers what texts say: hundreds of tables can show themselves in one
+// transaction, and the whole catalogue is read for each.
+func enter(c *conn, pipeline string, parsed map[string]event.Schema, schemas []*event.Schema) ([]event.Schema, error) {
 	key, meta := event.CatalogueKey(pipeline), event.MetaKey(pipeline)
 	replies, err := c.pipeline([][]string{{"WATCH", key}, {"HGETALL", key}, {"HGETALL", meta}})
 	if err != nil {
@@ -118,7 +119,7 @@ func enter(c *conn, pipeline string, schemas []*event.Schema) ([]event.Schema, e
 			return nil, fmt.Errorf("read %s: %w", key, e)
 		}
 	}
-	known, err := parseCatalogue(key, asMap(replies[1]))
+	known, err := parseCatalogue(key, asMap(replies[1]), parsed)
 	if err != nil {
 		return nil, err
 	}
@@ -172,14 +173,19 @@ func look(known []event.Schema, meta map[string]any, s *event.Schema) (highest i
 	return highest, found, nil
 }
 
-func parseCatalogue(key string, fields map[string]any) ([]event.Schema, error) {
+func parseCatalogue(key string, fields map[string]any, parsed map[string]event.Schema) ([]event.Schema, error) {
 	var known []event.Schema
 	for field, value := range fields {
 		text, _ := value.(string)
-		var s event.Schema
+		s, ok := parsed[text]
+		if ok {
+			known = append(known, s)
+			continue
+		}
 		if err := json.Unmarshal([]byte(text), &s); err != nil {
 			return nil, permanent{fmt.Errorf("read field %s of %s: %w; something else has written it: redis-cli HDEL '%[2]s' '%[1]s'", field, key, err)}
 		}
+		parsed[text] = s
 		known = append(known, s)
 	}
 	slices.SortFunc(known, func(a, b event.Schema) int { return cmp.Compare(a.Version, b.Version) })

@@ -98,6 +98,7 @@ type Publisher struct {
 	name atomic.Pointer[string] // our claim; nil before Claim
 	// catalogue is :catalogue as last read.
 	catalogue []event.Schema
+	parsed    map[string]event.Schema // what texts in the catalogue say
 
 	// Between the two.
 	work     chan *batch   // capacity 1; a batch is handed over only when nothing is in flight
@@ -153,6 +154,7 @@ func New(o Options) (*Publisher, error) {
 	}
 	writer := event.NewWriter(o.Format, o.Pipeline, o.Database)
 	p := &Publisher{
+		parsed: map[string]event.Schema{},
 		o:      o,
 		target: t,
 

@@ -316,6 +316,12 @@ func (c *compiler) sameText(column, other *ref) condFunc {
 func (c *compiler) isNull(node ast.Node) condFunc {
 	if column := c.column(node); column != nil {
 		e := c.expr.Expr
+		if t := c.rel.Columns[column.column].Type; t != nil && t.Shape == change.ShapeJSON { // JSON's null is nil, too
+			return func(r *row) bool {
+				v := r.column(e, column)
+				return v.Kind == change.Null || string(bytes.TrimSpace(v.Data)) == "null"
+			}
+		}
 		return func(r *row) bool { return r.column(e, column).Kind == change.Null }
 	}
 	if id, ok := node.(*ast.IdentifierNode); ok && !c.isBound(id.Value) {

@@ -114,6 +114,17 @@ func TestExpressions(t *testing.T) {
 	}
 }
 
+// A json column that holds null is nil in every way of asking, and one that holds anything else is not.
+func TestJSONNull(t *testing.T) {
+	row := exprRow()
+	row[8].Data = []byte(" null")
+	for text, want := range map[string]string{`new.doc == nil`: `true`, `nil != new.doc`: `false`, `new.doc ?? 3`: `3`, `new.doc.x`: `null`, `new.doc == fromJSON("null")`: `true`, `old.doc == nil`: `false`, `old.doc.none == nil`: `true`} {
+		if got := evaluated(t, text, row, exprRow()); got != want {
+			t.Errorf("%s is %s, want %s", text, got, want)
+		}
+	}
+}
+
 // A number of more digits than the library keeps is refused, and any other is what was written.
 func TestNumbersInExpressions(t *testing.T) {
 	for text, want := range map[string]string{`1_000.50`: `1000.5`, `.5`: `0.5`, `1e5`: `100000`, `1e-7`: `0.0000001`, `123456789.123456`: `123456789.123456`, `-0.30`: `-0.3`} {

@@ -233,8 +233,14 @@ func (m *Mapper) whole(t *table, c *change.Change) error {
 		var key []byte
 		if r.rules == nil || len(m.blocked) > 0 { // rules that do not match need no key
 			var err error
-			if key, err = m.key(t, r, h.row(), nil); err != nil {
+			if key, err = m.key(t, r, h.row(), nil); err != nil && r.rules == nil {
 				return err
+			}
+			if err != nil { // no blocked key, as no key has been; a rule that matches says so
+				if err = m.emitHalf(t, r, &h, nil); err != nil {
+					return err
+				}
+				continue
 			}
 		}
 		if err := m.place(t, r, &h, key); err != nil {

@@ -130,6 +130,9 @@ func (m *Mapper) outboxEvent(t *table, r *route, c *change.Change) (bool, error)
 		return false, nil
 	}
 	key, err := m.key(t, r, row, nil)
+	if err == nil && m.blocked.Has(r.stream.Name, key) {
+		err = r.mustPark(t.rel, key)
+	}
 	if err != nil {
 		return true, err
 	}

@@ -102,6 +102,8 @@ func (r *route) mustPark(rel *change.Relation, key []byte) error {
 	switch {
 	case r.part != nil:
 		problem = "it is part of an aggregate now"
+	case r.outbox != nil:
+		problem = "it is a row of an outbox now"
 	case !r.park && len(r.cannotPark(rel)) > 0:
 		problem = "a condition reads a masked column, and what is parked does not hold its values"
 	default:

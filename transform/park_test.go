@@ -230,6 +230,7 @@ func TestBlockedWhereNothingParks(t *testing.T) {
 		Rules: []Rule{{Type: "x", On: []change.Op{change.Insert}, When: &Expr{Text: `new.note == "n"`}}}}
 	for name, s := range map[string]StreamMapping{
 		"an aggregate":       {Name: "s", Aggregates: []AggregateMapping{{Name: "a", Root: root}}},
+		"an outbox":          {Name: "s", Tables: []TableMapping{{Pattern: "public.t", Outbox: &Outbox{Type: Name{Name: "note"}, AggregateID: Name{Name: "k"}, Payload: Name{Name: "a"}}}}},
 		"a masked condition": {Name: "s", Tables: []TableMapping{masked}},
 	} {
 		m, err := New(Mapping{Parked: "parked", Streams: []StreamMapping{s}}, 0)
@@ -268,5 +269,28 @@ func TestRetryOfATableMadeAnew(t *testing.T) {
 		if want := "0/20:1 s u.created c key=1 data={\"id\":1,\"k\":1,\"more\":1}\n"; err != nil || eventLines(t, events) != want {
 			t.Fatalf("%s %v, want %s", eventLines(t, events), err, want)
 		}
+	}
+}
+
+// A row whose key cannot be made passes rules that do not match, whether other keys are blocked or not, and stops at one that does.
+func TestKeyNotNeeded(t *testing.T) {
+	_, rel, _ := parkingMapper(t)
+	m, err := New(Mapping{Parked: "parked", Streams: []StreamMapping{{Name: "s", Park: true, Tables: []TableMapping{{Pattern: "public.t",
+		KeyExpr: &Expr{Text: "100 / row.b > 1 ? row.note : row.note"}, Rules: []Rule{{Type: "x", On: []change.Op{change.Insert}, When: &Expr{Text: "new.a > 0"}}}}}}}}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocked := event.Blocked{}
+	m.SetBlocked(blocked)
+	m.Begin(change.Tx{CommitLSN: 16})
+	for range 2 {
+		if events, err := m.Map(&change.Change{Op: change.Insert, Relation: rel, New: texts("1", "0", "0", "n")}); err != nil || len(events) > 0 {
+			t.Errorf("with %v blocked: %v %s", blocked, err, eventLines(t, events))
+		}
+		if _, err := m.Map(&change.Change{Op: change.Insert, Relation: rel, New: texts("1", "1", "0", "n")}); err == nil || !strings.Contains(err.Error(), "the key cannot be made") {
+			t.Errorf("with %v blocked: %v", blocked, err)
+		}
+		blocked.Add("s", "other")
+		blocked.Add("s", "")
 	}
 }

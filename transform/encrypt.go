@@ -1,6 +1,7 @@
 package transform
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 
@@ -135,7 +136,7 @@ func (t *table) needKeys(c *change.Change) error {
 			continue
 		}
 		for _, rows := range [][2][]change.Value{{c.New, c.Old}, {c.Old, nil}} {
-			if rows[0] == nil || !m.hasSealed(rows[0]) {
+			if rows[0] == nil || !m.hasSealed(rows[0], rows[1]) {
 				continue
 			}
 			name, ok := m.subjects.find(rows[0], rows[1])
@@ -150,9 +151,15 @@ func (t *table) needKeys(c *change.Change) error {
 	return nil
 }
 
-func (m *masker) hasSealed(row []change.Value) bool {
+// passOn reports whether a value that an update left alone becomes that of another subject: it is encrypted anew, by the new one's key.
+func (s *subjects) passOn(row, before []change.Value, column int) bool {
+	return before != nil && row[column].Kind == change.Unchanged && before[column].Kind == change.Text &&
+		row[s.column].Kind != change.Unchanged && !bytes.Equal(row[s.column].Data, before[s.column].Data)
+}
+
+func (m *masker) hasSealed(row, before []change.Value) bool {
 	for i := range m.columns {
-		if c := &m.columns[i]; c.mask == nil && row[c.index].Kind == change.Text {
+		if c := &m.columns[i]; c.mask == nil && (row[c.index].Kind == change.Text || m.subjects.passOn(row, before, c.index)) {
 			return true
 		}
 	}

@@ -122,7 +122,11 @@ func (m *masker) row(dst *[]change.Value, row, before []change.Value) []change.V
 	}
 	for i := range m.columns {
 		c := &m.columns[i]
-		if v := &(*dst)[c.index]; v.Kind == change.Text {
+		v := &(*dst)[c.index]
+		if c.mask == nil && m.subjects.passOn(row, before, c.index) {
+			*v = before[c.index]
+		}
+		if v.Kind == change.Text {
 			start := len(m.buf)
 			if c.mask != nil {
 				m.buf = c.mask(m.buf, v.Data)

@@ -11,14 +11,6 @@ func quoteIdent(name string) string { return pgx.Identifier{name}.Sanitize() }
 
 func qualified(schema, name string) string { return pgx.Identifier{schema, name}.Sanitize() }
 
-func quoteIdents(names []string) []string {
-	quoted := make([]string, len(names))
-	for i, n := range names {
-		quoted[i] = quoteIdent(n)
-	}
-	return quoted
-}
-
 // list joins the names with commas, each as format says, such as `m.%s`.
 func list(format string, names []string) string {
 	parts := make([]string, len(names))

@@ -96,8 +96,16 @@ func (b *bed) commitAndRead(ctx context.Context, n int) (l latency, err error) {
 		}
 		took = append(took, at.Sub(sent))
 	}
+	return latencyOf(took), nil
+}
+
+func latencyOf(took []time.Duration) latency {
 	slices.Sort(took)
-	return latency{took[len(took)/2], took[len(took)*99/100], took[len(took)-1]}, nil
+	return latency{took[len(took)/2], took[len(took)*99/100], took[len(took)-1]}
+}
+
+func (l latency) String() string {
+	return fmt.Sprintf("p50 %s, p99 %s, max %s", l.p50.Round(10*time.Microsecond), l.p99.Round(10*time.Microsecond), l.max.Round(10*time.Microsecond))
 }
 
 // streaming waits until the daemon has caught up.

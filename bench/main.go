@@ -24,6 +24,7 @@ type options struct {
 	txA, txB, big int
 	latencies     int
 	rows          int // of the table that is backfilled
+	changes       int // that views take
 	binary, only  string
 	quick, full   bool
 }
@@ -32,15 +33,15 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == ordinaryRole {
 		exit(ordinaryMain(os.Args[2:]))
 	}
-	o := options{rounds: 3, txA: 300, txB: 100_000, big: 500_000, latencies: 500, rows: 300_000}
+	o := options{rounds: 3, txA: 300, txB: 100_000, big: 500_000, latencies: 500, rows: 300_000, changes: 100_000}
 	flag.IntVar(&o.rounds, "rounds", o.rounds, "interleaved rounds")
 	flag.StringVar(&o.binary, "binary", "", "walrill binary; built when empty")
-	flag.StringVar(&o.only, "only", "", "backfill: that and nothing else")
+	flag.StringVar(&o.only, "only", "", "backfill or views: that and nothing else")
 	flag.BoolVar(&o.quick, "quick", false, "small sizes, one round")
 	flag.BoolVar(&o.full, "full", false, "shape A with 1,000 transactions, B with 300,000, one transaction of 2,000,000 rows")
 	flag.Parse()
 	if o.quick {
-		o.rounds, o.txA, o.txB, o.big, o.latencies, o.rows = 1, 50, 20_000, 100_000, 100, 50_000
+		o.rounds, o.txA, o.txB, o.big, o.latencies, o.rows, o.changes = 1, 50, 20_000, 100_000, 100, 50_000, 20_000
 	}
 	if o.full {
 		o.txA, o.txB, o.big, o.latencies, o.rows = 1000, 300_000, 2_000_000, 1000, 500_000
@@ -77,10 +78,17 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	r := &results{}
-	if r.fills, err = measureBackfill(ctx, b, o); err != nil {
-		return fmt.Errorf("backfill: %w", err)
+	if o.only != "views" {
+		if r.fills, err = measureBackfill(ctx, b, o); err != nil {
+			return fmt.Errorf("backfill: %w", err)
+		}
 	}
-	if o.only == "backfill" {
+	if o.only != "backfill" {
+		if r.views, err = measureViews(ctx, b, o); err != nil {
+			return fmt.Errorf("views: %w", err)
+		}
+	}
+	if o.only != "" {
 		r.print(os.Stdout)
 		return nil
 	}

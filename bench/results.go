@@ -17,6 +17,7 @@ type results struct {
 	big     measure
 	latency latency
 	fills   []fill
+	views   viewResults
 }
 
 func (r *results) add(s shape, runner string, m measure) {
@@ -42,6 +43,14 @@ func median[T int64 | float64 | time.Duration](ms []measure, figure func(measure
 
 // print writes a table in Markdown and the ratios that count.
 func (r *results) print(w io.Writer) {
+	if len(r.shapes) > 0 {
+		r.printShapes(w)
+	}
+	fmt.Fprintf(w, "\n| target | floor | goal | measured |\n| --- | --- | --- | --- |\n")
+	r.printRatios(w)
+}
+
+func (r *results) printShapes(w io.Writer) {
 	fmt.Fprintln(w, "| shape | runner | k units/s | client CPU s per 1M | walsender CPU s per 1M | Redis CPU s per 1M | peak RSS MB |")
 	fmt.Fprintln(w, "| --- | --- | --- | --- | --- | --- | --- |")
 	for _, s := range r.shapes {
@@ -55,7 +64,9 @@ func (r *results) print(w io.Writer) {
 				median(ms, func(m measure) float64 { return float64(m.rss) / 1e6 }))
 		}
 	}
-	fmt.Fprintf(w, "\n| target | floor | goal | measured |\n| --- | --- | --- | --- |\n")
+}
+
+func (r *results) printRatios(w io.Writer) {
 	floors := map[string][2]string{"A": {"≥ 1.0", "≥ 1.3"}, "B": {"≥ 1.5", "≥ 2.5"}}
 	for _, s := range r.shapes {
 		fmt.Fprintf(w, "| drain, shape %s, to pg_recvlogical | %s | %s | %s |\n", s.name, floors[s.name][0], floors[s.name][1],
@@ -64,13 +75,15 @@ func (r *results) print(w io.Writer) {
 		fmt.Fprintf(w, "| client CPU per unit, shape %s, to ordinary Go | ≤ 0.5 | ≤ 0.25 | %s |\n", s.name, r.ratio(s.name, walrillName, ordinaryName, cpu))
 		fmt.Fprintf(w, "| client CPU per unit, shape %s, four rules to none | ≤ 2.0 | | %s |\n", s.name, r.ratio(s.name, rulesName, walrillName, cpu))
 	}
-	fmt.Fprintf(w, "| backfill, to the slower of COPY and a bare pipeline | ≥ 0.7 | | %s |\n", r.fillRatio())
+	if len(r.fills) > 0 {
+		fmt.Fprintf(w, "| backfill, to the slower of COPY and a bare pipeline | ≥ 0.7 | | %s |\n", r.fillRatio())
+	}
+	r.printViews(w)
 	if len(r.shapes) == 0 {
 		return
 	}
 	fmt.Fprintf(w, "| peak RSS, one transaction of %d rows | < 64 MiB | < 32 MiB | %.1f MiB |\n", r.big.units, float64(r.big.rss)/(1<<20))
-	fmt.Fprintf(w, "| commit to XREAD, idle | p50 < 2 ms | p50 < 1 ms, p99 < 5 ms | p50 %s, p99 %s, max %s |\n",
-		r.latency.p50.Round(10*time.Microsecond), r.latency.p99.Round(10*time.Microsecond), r.latency.max.Round(10*time.Microsecond))
+	fmt.Fprintf(w, "| commit to XREAD, idle | p50 < 2 ms | p50 < 1 ms, p99 < 5 ms | %s |\n", r.latency)
 }
 
 // ratio compares a runner with another round by round, so that a machine whose speed drifts
@@ -95,4 +108,22 @@ func (r *results) fillRatio() string {
 func spread(ratios []float64) string {
 	slices.Sort(ratios)
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
+}
+
+// printViews compares each kind of view with the bare upserts, round by round.
+func (r *results) printViews(w io.Writer) {
+	if len(r.views.rounds) == 0 {
+		return
+	}
+	floors := map[string][2]string{"mirror": {"≥ 0.5", "≥ 20k/s"}}
+	for _, kind := range viewKinds {
+		var ratios, rates []float64
+		for _, a := range r.views.rounds {
+			ratios = append(ratios, a.kinds[kind.name].rate/a.bare)
+			rates = append(rates, a.kinds[kind.name].rate/1000)
+		}
+		fmt.Fprintf(w, "| view, %s: changes to bare upserts | %s | | %s |\n", kind.name, floors[kind.name][0], spread(ratios))
+		fmt.Fprintf(w, "| view, %s: k changes/s | %s | | %s |\n", kind.name, floors[kind.name][1], spread(rates))
+		fmt.Fprintf(w, "| view, %s: commit to view, idle | p50 < 10 ms | | %s |\n", kind.name, r.views.latency[kind.name])
+	}
 }

@@ -77,7 +77,12 @@ func (b *bed) walrill(binary, table string) func(slot, end string) (*exec.Cmd, e
 }
 
 func (b *bed) watermarkReached(ctx context.Context, end uint64) (bool, error) {
-	top, err := b.rdb.XRevRangeN(ctx, event.CommitsKey(pipelineName), "+", "-", 1).Result()
+	return b.published(ctx, pipelineName, end)
+}
+
+// published reports whether a pipeline's watermark has reached a position.
+func (b *bed) published(ctx context.Context, pipeline string, end uint64) (bool, error) {
+	top, err := b.rdb.XRevRangeN(ctx, event.CommitsKey(pipeline), "+", "-", 1).Result()
 	if err != nil || len(top) == 0 {
 		return false, err
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	markInterval = 5 * time.Millisecond // between two entries of :commits
+	markInterval = 5 * time.Millisecond // between two entries of :commits that tell of events, or two that do not
 	markPatience = time.Millisecond     // how long a mark waits for the next batch to ride with
 	maxCommits   = 200_000              // entries kept in :commits, about
 )
@@ -32,25 +32,38 @@ type markSlot struct {
 	due     time.Time // of pending
 	last    mark      // written
 	at      time.Time // when last was written
+	told    time.Time // when one was written that told of events
 }
 
 // put hands over a mark whose entries are acknowledged. A patient one comes
 // with a full batch: the next one is probably on its way and can carry it,
-// which saves a round trip. It reports whether no other mark was waiting.
-func (s *markSlot) put(m mark, patient bool, now time.Time) (first bool) {
+// which saves a round trip. It reports whether the publisher is to look when the mark is due.
+func (s *markSlot) put(m mark, patient bool, now time.Time) (look bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m.watermark <= max(s.pending.watermark, s.last.watermark) {
 		return false
 	}
-	if first = s.pending.isZero(); first {
-		s.due = s.at.Add(markInterval)
+	if look = s.pending.isZero() || s.tells(m) && !s.tells(s.pending); look {
+		s.due = s.earliest(m)
 		if soon := now.Add(markPatience); patient && s.due.Before(soon) {
 			s.due = soon
 		}
 	}
 	s.pending = m
-	return first
+	return look
+}
+
+// tells reports whether a mark is about events that no mark was written for yet.
+func (s *markSlot) tells(m mark) bool { return m.appended > s.last.appended }
+
+// earliest is when a mark may be written. One that tells of events does not wait behind one that did not: what a view
+// writes to the source's own server moves the WAL, and would delay the next event.
+func (s *markSlot) earliest(m mark) time.Time {
+	if s.tells(m) {
+		return s.told.Add(markInterval)
+	}
+	return s.at.Add(markInterval)
 }
 
 // get is the mark that waits; zero when there is none.
@@ -75,7 +88,7 @@ func (s *markSlot) wait(now time.Time, hurry bool) (time.Duration, bool) {
 func (s *markSlot) ride(now time.Time) mark {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now.Sub(s.at) < markInterval {
+	if now.Before(s.earliest(s.pending)) {
 		return mark{}
 	}
 	return s.pending
@@ -85,11 +98,14 @@ func (s *markSlot) ride(now time.Time) mark {
 func (s *markSlot) written(m mark, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.tells(m) {
+		s.told = now
+	}
 	s.last, s.at = m, now
 	if s.pending.watermark <= m.watermark {
 		s.pending = mark{}
 	} else {
-		s.due = now.Add(markInterval)
+		s.due = s.earliest(s.pending)
 	}
 }
 

@@ -59,3 +59,35 @@ func TestMarkSlot(t *testing.T) {
 		t.Errorf("mark %d is restored", got)
 	}
 }
+
+// A mark that tells of events does not wait behind one that only says that the WAL has moved; each kind keeps its own distance.
+func TestMarkOfEventsComesFirst(t *testing.T) {
+	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	var s markSlot
+	due := func(want time.Duration) {
+		t.Helper()
+		if got, ok := s.wait(now, false); !ok || got != want {
+			t.Errorf("wait %v, pending %v; want %v", got, ok, want)
+		}
+	}
+	s.written(mark{watermark: 10, appended: 1}, now)
+	now = now.Add(4 * time.Millisecond)
+	s.written(mark{watermark: 20, appended: 1}, now) // of the WAL alone
+	now = now.Add(2 * time.Millisecond)
+	if !s.put(mark{watermark: 30, appended: 1}, false, now) {
+		t.Error("nobody is to look at the first mark")
+	}
+	due(3 * time.Millisecond)
+	if !s.put(mark{watermark: 40, appended: 2}, false, now) {
+		t.Error("the mark that tells of events is not looked at")
+	}
+	due(0)
+	if got := s.ride(now).watermark; got != 40 {
+		t.Errorf("mark %d rides, want 40", got)
+	}
+	s.written(s.get(), now)
+	if s.put(mark{watermark: 50, appended: 3}, false, now); s.put(mark{watermark: 60, appended: 4}, false, now) {
+		t.Error("another mark of events is looked at for itself")
+	}
+	due(markInterval)
+}

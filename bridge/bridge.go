@@ -39,8 +39,8 @@ type Mapper interface {
 	Retry(*event.Parked, *change.Relation) ([]event.Event, error)
 	Resolve(*event.Parked) ([]event.Event, error)
 	Check(*change.Relation) ([]*event.Stream, error)
-	// Schemas are those of the events that a table makes, without versions.
-	Schemas(*change.Relation) ([]*event.Schema, error)
+	// Schemas are those of the events that changes of tables make, without versions.
+	Schemas([]*change.Relation) ([]*event.Schema, error)
 }
 
 // Publisher puts events into Redis Streams, in order and exactly once. Its

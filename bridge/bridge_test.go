@@ -78,8 +78,8 @@ func (m fakeMapper) Begin(change.Tx) {}
 func (m fakeMapper) Map(*change.Change) ([]event.Event, error) {
 	return []event.Event{{Stream: m.stream}}, m.err
 }
-func (m fakeMapper) Commit() []event.Event                             { return nil }
-func (m fakeMapper) Schemas(*change.Relation) ([]*event.Schema, error) { return nil, nil }
+func (m fakeMapper) Commit() []event.Event                               { return nil }
+func (m fakeMapper) Schemas([]*change.Relation) ([]*event.Schema, error) { return nil, nil }
 func (m fakeMapper) Check(*change.Relation) ([]*event.Stream, error) {
 	return []*event.Stream{m.stream}, nil
 }

@@ -15,15 +15,13 @@ func (s *session) checkSchemas(ctx context.Context, tables []*change.Relation) e
 	if err != nil {
 		return err
 	}
-	for _, table := range tables {
-		schemas, err := s.mapper.Schemas(table)
-		if err != nil {
+	schemas, err := s.mapper.Schemas(tables)
+	if err != nil {
+		return fatal{err}
+	}
+	for _, schema := range schemas {
+		if _, err := schema.Judge(known); err != nil {
 			return fatal{err}
-		}
-		for _, schema := range schemas {
-			if _, err := schema.Judge(known); err != nil {
-				return fatal{err}
-			}
 		}
 	}
 	return nil

@@ -26,6 +26,12 @@ func (r *reader) owner(a *About) field {
 	}}
 }
 
+func (r *reader) compatibility(c *Compatibility) field {
+	return field{name: "compatibility", read: func(path string, n *node) {
+		choose(r, path, n, c, CompatibilityBackward, CompatibilityFull, CompatibilityNone)
+	}}
+}
+
 func (r *reader) prose(path string, n *node, dst *string, most int) {
 	text, ok := r.text(path, n, "text")
 	if !ok {

@@ -8,7 +8,11 @@ type Aggregate struct {
 	Name     string // of the events' types: <name>.created and so on; the form of a rule's type
 	Root     Table  // with Key
 	Children []Child
-	At       Pos
+	Version  int // of its events' data, at least; 0 leaves it to the catalogue
+	// Compatibility is what new versions of the data must keep; the stream's when empty.
+	Compatibility Compatibility
+	About         About
+	At            Pos
 }
 
 // Child is a table whose rows belong to root rows.
@@ -33,7 +37,9 @@ func (r *reader) aggregates(path string, n *node, s *Stream) {
 			r.fail(e.at, at, "the aggregate's name %s", strings.ReplaceAll(msg, "`order.placed`", "`order`"))
 		}
 		r.mapping(at, e.value, append(r.partFields(&a.Root, "root", "id"),
-			field{name: "children", read: func(path string, n *node) { a.Children = r.children(path, n) }})...)
+			field{name: "children", read: func(path string, n *node) { a.Children = r.children(path, n) }},
+			field{name: "version", read: func(path string, n *node) { integer(r, path, n, &a.Version, 1, maxVersion) }},
+			r.compatibility(&a.Compatibility), r.description(&a.About), r.owner(&a.About))...)
 		for _, c := range a.Children {
 			if len(a.Root.Key) > 0 && len(c.Table.Key) > 0 && len(c.Table.Key) != len(a.Root.Key) {
 				r.fail(c.Table.KeyAt, join(at, "children"), "the key of %s has %d columns, and that of the root has %d; name the columns that hold the root's key, in its order",

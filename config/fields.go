@@ -135,10 +135,7 @@ func (r *reader) streams(path string, n *node) {
 			field{"tables", func(path string, n *node) { s.Tables = r.tables(path, n) }, need},
 			field{name: "aggregates", read: func(path string, n *node) { r.aggregates(path, n, &s) }},
 			field{name: "messages", read: func(path string, n *node) { r.messages(path, n, &s) }},
-			field{name: "compatibility", read: func(path string, n *node) {
-				choose(r, path, n, &s.Compatibility, CompatibilityBackward, CompatibilityFull, CompatibilityNone)
-			}},
-			r.description(&s.About), r.owner(&s.About),
+			r.compatibility(&s.Compatibility), r.description(&s.About), r.owner(&s.About),
 		)
 		if written := s.Messages.Prefix != "" || s.Aggregates != nil || slices.ContainsFunc(s.Tables, func(t Table) bool { return t.Outbox != nil }); s.Park && written {
 			r.fail(parkAt, join(at, "on_error"), "events of an outbox, of messages and of aggregates are not parked, so they could overtake a key that is; put the rules into a stream of their own, or write `stop`")

@@ -21,10 +21,13 @@ const (
 // Terms are what the mapping says of a schema. They are no part of the catalogue.
 type Terms struct {
 	Compatibility Compatibility
-	Version       int      // that the data must have; 0 leaves it to the catalogue
-	Built         bool     // by data of a rule; else whole rows, which change with their table
-	Columns       []string // of the table
-	Where         string   // file:line for errors, may be empty
+	Version       int  // that the data must have; 0 leaves it to the catalogue
+	Built         bool // by data of a rule; else whole rows, which change with their table
+	// Aggregate schemas are of rows of several tables. Such a version is Least or more: what the tables do to the rows counts on from there.
+	Aggregate bool
+	Least     int
+	Columns   []string // of the table; those of an aggregate's children with the members around them: lines.row.sku
+	Where     string   // file:line for errors, may be empty
 }
 
 // Difference is a member that breaks readers.
@@ -67,7 +70,7 @@ func (c *comparison) members(prefix string, before, after []SchemaColumn) {
 		b := &before[i]
 		at := slices.IndexFunc(after, func(a SchemaColumn) bool { return a.Name == b.Name })
 		if at < 0 {
-			c.found = append(c.found, Difference{Name: prefix + b.Name, Before: b.kind(), ByTable: c.dropped(b)})
+			c.found = append(c.found, Difference{Name: prefix + b.Name, Before: b.kind(), ByTable: c.dropped(prefix, b)})
 			continue
 		}
 		c.member(prefix, b, &after[at])
@@ -87,18 +90,22 @@ func (c *comparison) member(prefix string, before, after *SchemaColumn) {
 		c.found = append(c.found, Difference{prefix + before.Name, before.kind(), after.kind(), !c.terms.Built && before.Type != after.Type})
 		return
 	}
-	if before.JSON == "object" && len(before.Fields) > 0 {
+	unknown := c.terms.Aggregate && len(after.Fields) == 0 // as long as a child's table is not there
+	if (before.JSON == "object" || before.JSON == "array") && len(before.Fields) > 0 && !unknown {
 		c.members(prefix+before.Name+".", before.Fields, after.Fields)
 	}
 }
 
 // dropped reports whether a row lacks a member because the table does.
-func (c *comparison) dropped(b *SchemaColumn) bool {
+func (c *comparison) dropped(prefix string, b *SchemaColumn) bool {
 	column := b.Column
 	if column == "" {
 		column = b.Name
 	}
-	return !c.terms.Built && !slices.Contains(c.terms.Columns, column)
+	if c.terms.Aggregate && b.Type == "" { // a child, and no column
+		return false
+	}
+	return !c.terms.Built && !slices.Contains(c.terms.Columns, prefix+column)
 }
 
 func (c *SchemaColumn) kind() string {
@@ -106,6 +113,22 @@ func (c *SchemaColumn) kind() string {
 		return c.JSON + ", not in every event"
 	}
 	return c.JSON
+}
+
+// MayBe reports whether k, a version of the catalogue, is one that s may have: it describes the same, and the mapping asks for no other.
+func (s *Schema) MayBe(k *Schema) bool {
+	return s.Describes(k) && (s.Terms == nil || (s.Terms.Version == 0 || s.Terms.Version == k.Version) && k.Version >= s.Terms.Least)
+}
+
+// Next is the number that s gets when it is new and highest was the last one given.
+func (s *Schema) Next(highest int) int {
+	if s.Terms == nil {
+		return highest + 1
+	}
+	if s.Terms.Version > 0 {
+		return s.Terms.Version
+	}
+	return max(highest+1, s.Terms.Least)
 }
 
 // Judge says whether the catalogue's versions let s become one of them: what of it breaks readers, and an error when the
@@ -120,11 +143,11 @@ func (s *Schema) Judge(known []Schema) ([]Difference, error) {
 		}
 		highest = max(highest, k.Version)
 		switch mine := k.Name() == s.Name(); {
-		case k.Describes(s) && (terms.Version == 0 || terms.Version == k.Version):
+		case s.MayBe(k):
 			return nil, nil
 		case mine && terms.Version == k.Version:
 			taken = k
-		case mine && k.Table == s.Table && (last == nil || last.Version < k.Version):
+		case mine && k.Table == s.Table && k.Version >= terms.Least && (last == nil || last.Version < k.Version):
 			last = k
 		}
 	}
@@ -147,7 +170,10 @@ func (s *Schema) Judge(known []Schema) ([]Difference, error) {
 		return breaks, nil
 	}
 	ways := "set `compatibility: none` for the stream"
-	if terms.Built {
+	switch {
+	case terms.Aggregate:
+		ways = fmt.Sprintf("accept it as another version, `version: %d` in the aggregate; or set `compatibility: none` for it", highest+1)
+	case terms.Built:
 		ways = fmt.Sprintf("publish it as another version, `version: %d` in the rule, or as another event type; or %s", highest+1, ways)
 	}
 	return nil, s.refused(last, ours, ways)

@@ -76,6 +76,51 @@ func TestBreaksOfRows(t *testing.T) {
 	}
 }
 
+// Versions of an aggregate are its tables' as well: a number that the mapping raises is where they count on.
+func TestJudgeAggregate(t *testing.T) {
+	lines := func(row string) []SchemaColumn {
+		return append(columnsOf("id:integer/bigint"), SchemaColumn{Name: "lines", JSON: "array", Optional: true, Fields: []SchemaColumn{
+			{Name: "op", JSON: "string"}, {Name: "row", JSON: "object", Fields: columnsOf(row)}}})
+	}
+	const row = "id:integer/bigint sku:string/text"
+	version := func(n int, row string) Schema {
+		return Schema{Stream: "orders", Type: "order.updated", Table: "public.orders", Version: n, Columns: lines(row)}
+	}
+	known := []Schema{version(1, row), version(2, row+" qty:integer/integer")}
+	for name, test := range map[string]struct {
+		columns []SchemaColumn
+		table   string
+		least   int
+		breaks  int
+		want    string
+	}{
+		"dropped in the table": {lines(row), "id lines.row.id lines.row.sku", 2, 1, ""},
+		"left out by the mapping": {lines("id:integer/bigint qty:integer/integer"), "id lines.row.id lines.row.sku lines.row.qty", 0, 0,
+			"w.yaml:3:5: the data of orders/order.updated would break consumers of version 2\n    - lines.row.sku: string\n  fix: accept it as another version, `version: 3` in the aggregate; or set `compatibility: none` for it"},
+		"left out, and raised":       {lines("id:integer/bigint qty:integer/integer"), "id lines.row.id lines.row.sku lines.row.qty", 3, 0, ""},
+		"a child less":               {columnsOf("id:integer/bigint"), "id", 0, 0, "w.yaml:3:5: the data of orders/order.updated would break consumers of version 2\n    - lines: array, not in every event\n  fix: accept it as another version, `version: 3` in the aggregate; or set `compatibility: none` for it"},
+		"a child whose table is not": {lines(""), "id", 0, 0, ""},
+		"back to an earlier one":     {lines(row), "id lines.row.id lines.row.sku lines.row.qty", 0, 0, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := version(0, "")
+			s.Columns = test.columns
+			s.Terms = &Terms{Compatibility: CompatibleBackward, Aggregate: true, Least: test.least, Columns: strings.Fields(test.table), Where: "w.yaml:3:5"}
+			breaks, err := s.Judge(known)
+			if errText(err) != test.want || len(breaks) != test.breaks {
+				t.Errorf("got\n%v\n%v\nwant\n%s", breaks, err, test.want)
+			}
+		})
+	}
+	s := version(0, row)
+	for least, want := range map[int]int{0: 3, 2: 3, 9: 9} {
+		s.Terms = &Terms{Aggregate: true, Least: least}
+		if got := s.Next(2); got != want || s.MayBe(&known[0]) != (least == 0) {
+			t.Errorf("at least %d: behind 2 comes %d, want %d; as before %v", least, got, want, s.MayBe(&known[0]))
+		}
+	}
+}
+
 func TestJudge(t *testing.T) {
 	version := func(n int, columns string) Schema {
 		return Schema{Stream: "orders", Type: "order.paid", Table: "public.orders", Version: n, Columns: columnsOf(columns)}

@@ -7,11 +7,11 @@ import (
 )
 
 // Schema is one version of what `data` holds in a stream's events: an entry of the catalogue. It is of a
-// table's rows or, for events that rules make, of an event type. Versions count from 1 for each, and a number never
+// table's rows or, for events that rules make and those of aggregates, of an event type. Versions count from 1 for each, and a number never
 // gets another meaning.
 type Schema struct {
 	Stream  string `json:"stream"`
-	Type    string `json:"type,omitempty"` // of events that rules make, such as order.paid; empty for rows
+	Type    string `json:"type,omitempty"` // of events that rules make or aggregates, such as order.paid; empty for rows
 	Table   string `json:"table"`          // such as public.orders
 	Version int    `json:"version"`
 	// Since is the commit LSN of the transaction that first used it, such as 0/16B3748.
@@ -33,8 +33,9 @@ type SchemaColumn struct {
 	// Column is the column that the value is a copy of; empty when it is no copy, and for a column of a row under its own name.
 	Column string `json:"column,omitempty"`
 	// Optional members are not in every event of the type.
-	Optional bool           `json:"optional,omitempty"`
-	Fields   []SchemaColumn `json:"fields,omitempty"` // of an object whose members are known, in their order
+	Optional bool `json:"optional,omitempty"`
+	// Fields are the members of an object, or of each object of an array, in their order, when they are known.
+	Fields []SchemaColumn `json:"fields,omitempty"`
 }
 
 // equal does not look at where the values of built data come from: their readers do not see it.

@@ -18,7 +18,7 @@ import (
 // It comes after Connect and tries until ctx ends, so it blocks while Redis is away.
 func (p *Publisher) ClaimSchema(ctx context.Context, s *event.Schema) (version int, err error) {
 	for i := range p.catalogue {
-		if p.catalogue[i].Describes(s) && (given(s) == 0 || given(s) == p.catalogue[i].Version) {
+		if s.MayBe(&p.catalogue[i]) {
 			p.use(p.catalogue[i])
 			return p.catalogue[i].Version, nil
 		}
@@ -133,7 +133,7 @@ func enter(c *conn, pipeline string, parsed map[string]event.Schema, schemas []*
 			continue
 		}
 		if s.Version == 0 {
-			s.Version = highest + 1
+			s.Version = s.Next(highest)
 		}
 		text, err := marshal(s)
 		if err != nil {
@@ -163,7 +163,7 @@ func look(known []event.Schema, meta map[string]any, s *event.Schema) (highest i
 		switch {
 		case !k.SharesNumbers(s):
 			continue
-		case k.Describes(s) && (s.Version == 0 || s.Version == k.Version):
+		case s.Version == 0 && s.MayBe(k), s.Version == k.Version && k.Describes(s):
 			s.Version, found = k.Version, true
 		case k.Version == s.Version && k.Name() == s.Name():
 			return 0, false, fmt.Errorf("%w: %s", errCatalogueChanged, k.Field())

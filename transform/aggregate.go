@@ -13,7 +13,10 @@ type AggregateMapping struct {
 	Name     string // types are <name>.created, .updated, .deleted, .truncated and .read
 	Root     TableMapping
 	Children []ChildMapping
-	Where    string // file:line for errors, optional
+	Version  int // at least, of the data of its events; 0 leaves it to the catalogue
+	// Compatibility is what new versions of the data must keep, the stream's when empty.
+	Compatibility event.Compatibility
+	Where         string // file:line for errors, optional
 }
 
 // ChildMapping is a table whose rows belong to root rows: its Key holds a root's key, column by column.
@@ -27,8 +30,10 @@ type ChildMapping struct {
 type aggregate struct {
 	mapping  *AggregateMapping
 	types    eventTypes
-	keyNames []string       // the root's key columns as events call them
-	children []member       // their names
+	keyNames []string    // the root's key columns as events call them
+	children []member    // their names
+	known    []knownPart // the root's rows, then each child's
+	schemas  aggregateSchemas
 	groups   map[string]int // by key, indexes of gathering.groups
 }
 
@@ -37,6 +42,8 @@ type partRoute struct {
 	agg   *aggregate
 	child int      // 0 is the root, 1 the first child
 	key   []column // the key's columns under the root's names
+
+	keySchema []event.SchemaColumn
 }
 
 func newAggregate(a *AggregateMapping) *aggregate {
@@ -53,6 +60,7 @@ func newAggregate(a *AggregateMapping) *aggregate {
 	for i := range a.Children {
 		out.children = append(out.children, newMember(a.Children[i].Name, nil, encoding{}))
 	}
+	out.known = make([]knownPart, 1+len(a.Children))
 	return out
 }
 
@@ -114,6 +122,8 @@ func aggregateRoute(rel *change.Relation, tm *TableMapping, agg *aggregate, chil
 	part := &partRoute{agg: agg, child: child}
 	for i, c := range key.columns {
 		part.key = append(part.key, column{member: newMember(agg.keyNames[i], shown.Columns[c].Type, e), index: c})
+		part.keySchema = append(part.keySchema, event.SchemaColumn{Name: agg.keyNames[i], Type: shown.Columns[c].TypeName,
+			JSON: e.jsonKind(shown.Columns[c].Type), Mask: string(masks.kindOf(c))})
 	}
 	if child == 0 {
 		errs = append(errs, agg.collisions(rel, shape)...)
@@ -196,6 +206,9 @@ func (m *Mapper) partRead(r *route, key, keyData, data []byte) {
 // partEvent adds an event of an aggregate.
 func (m *Mapper) partEvent(stream *event.Stream, a *aggregate, typ string, op change.Op, key, keyData []byte) *event.Event {
 	e := event.Event{Stream: stream, Partition: stream.Partition(key), Type: typ, Key: key, Op: byte(op), Table: a.mapping.Root.Pattern, Time: m.time, Tx: m.xid}
+	if e.Shape = a.schemas.of(op); e.Shape != nil {
+		e.Schema = e.Shape.Version
+	}
 	if m.mapping.Envelope {
 		e.KeyData = keyData
 	}

@@ -22,17 +22,31 @@ type PublishedEvent struct {
 	Rules  []string // where they are; empty for what is published without rules
 	Built  bool     // by `data` of a rule; else whole rows
 	Schema *event.Schema
-	// Gathered is an aggregate's: of Schema only Key and Columns count, which are the root's, and data has no version.
-	Gathered bool
+	// Aggregate is where it is in the mapping, for an aggregate's events. Children are the tables of the members of data.
+	Aggregate string
+	Children  map[string]string
 }
 
-// Describe says what the mapping makes of a table's changes. The schemas have no versions.
-func (m *Mapper) Describe(rel *change.Relation) ([]Published, error) {
-	routes, err := m.compileRoutes(rel)
-	if err != nil {
-		return nil, err
+// Describe says what the mapping makes of the changes of each of some tables. The schemas have no versions. Those of aggregates hold what is known of
+// all their tables, these included.
+func (m *Mapper) Describe(tables []*change.Relation) ([][]Published, error) {
+	compiled := make([]*table, len(tables))
+	for i, rel := range tables {
+		routes, err := m.compileRoutes(rel)
+		if err != nil {
+			return nil, err
+		}
+		m.learn(rel, routes, false)
+		compiled[i] = newTable(rel, routes)
 	}
-	t := newTable(rel, routes)
+	list := make([][]Published, len(tables))
+	for i, t := range compiled {
+		list[i] = t.describe()
+	}
+	return list, nil
+}
+
+func (t *table) describe() []Published {
 	var list []Published
 	for i := range t.routes {
 		r := &t.routes[i]
@@ -41,10 +55,7 @@ func (m *Mapper) Describe(rel *change.Relation) ([]Published, error) {
 		case r.part != nil && r.part.child > 0:
 			continue // it is told of with its root
 		case r.part != nil:
-			p.Events = r.part.agg.types.describe(r.schema)
-			for i := range p.Events {
-				p.Events[i].Gathered = true
-			}
+			p.Events = r.part.agg.events()
 		case r.rules != nil:
 			p.Events = r.rules.describe()
 		case !p.Outbox:
@@ -52,16 +63,16 @@ func (m *Mapper) Describe(rel *change.Relation) ([]Published, error) {
 		}
 		list = append(list, p)
 	}
-	return list, nil
+	return list
 }
 
-// Schemas are those of the events that a table's changes make, without versions.
-func (m *Mapper) Schemas(rel *change.Relation) ([]*event.Schema, error) {
-	published, err := m.Describe(rel)
+// Schemas are those of the events that changes of tables make, without versions.
+func (m *Mapper) Schemas(tables []*change.Relation) ([]*event.Schema, error) {
+	published, err := m.Describe(tables)
 	var schemas []*event.Schema
-	for _, p := range published {
+	for _, p := range slices.Concat(published...) {
 		for _, e := range p.Events {
-			if !e.Gathered && !slices.Contains(schemas, e.Schema) {
+			if e.Schema != nil && !slices.Contains(schemas, e.Schema) {
 				schemas = append(schemas, e.Schema)
 			}
 		}

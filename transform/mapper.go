@@ -122,6 +122,7 @@ func (m *Mapper) Check(rel *change.Relation) ([]*event.Stream, error) {
 		return nil, err
 	}
 	m.name(rel)
+	m.learn(rel, routes, false)
 	return streams, nil
 }
 

@@ -28,6 +28,7 @@ func (m *Mapper) table(rel *change.Relation) (*table, error) {
 			}
 		}
 		t = newTable(rel, routes)
+		m.learn(rel, routes, true)
 		m.met++
 		t.met = m.met
 		m.tables[rel.OID] = t

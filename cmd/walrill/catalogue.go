@@ -110,10 +110,8 @@ func gatherCatalogue(ctx context.Context, cfg *config.Config) (*catalogue.Catalo
 		return nil, err
 	}
 	g := cataloguer{config: cfg, versions: versions, next: map[string]int{}}
-	for i := range tables {
-		if err := g.table(mapper, &tables[i]); err != nil {
-			return nil, err
-		}
+	if err := g.gather(mapper, tables); err != nil {
+		return nil, err
 	}
 	c := &catalogue.Catalogue{Pipeline: cfg.Pipeline, Format: string(cfg.Sink.Format), Streams: []catalogue.Stream{}}
 	c.Host, c.TLS = redisHost(cfg.Sink.URL)

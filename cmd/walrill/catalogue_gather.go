@@ -25,6 +25,7 @@ type cataloguer struct {
 	config   *config.Config
 	versions []event.Schema
 	next     map[string]int // the highest number that was foretold, by stream and type or table
+	tables   map[string]*capture.Described
 	events   map[string][]catalogue.Event
 }
 
@@ -48,14 +49,21 @@ func readVersions(ctx context.Context, client redis.UniversalClient, pipeline st
 	return versions, nil
 }
 
-func (g *cataloguer) table(mapper *transform.Mapper, t *capture.Described) error {
-	published, err := mapper.Describe(t.Relation)
-	if err != nil {
-		return err
+func (g *cataloguer) gather(mapper *transform.Mapper, tables []capture.Described) error {
+	g.events, g.tables = map[string][]catalogue.Event{}, map[string]*capture.Described{}
+	var relations []*change.Relation
+	for i := range tables {
+		g.tables[tables[i].String()] = &tables[i]
+		relations = append(relations, tables[i].Relation)
 	}
-	if g.events == nil {
-		g.events = map[string][]catalogue.Event{}
+	published, err := mapper.Describe(relations)
+	for i := range published {
+		g.table(&tables[i], published[i])
 	}
+	return err
+}
+
+func (g *cataloguer) table(t *capture.Described, published []transform.Published) {
 	for _, p := range published {
 		about := g.tableAbout(p.Where)
 		about.Description = cmp.Or(about.Description, t.Comment)
@@ -68,7 +76,6 @@ func (g *cataloguer) table(mapper *transform.Mapper, t *capture.Described) error
 		}
 		g.events[p.Stream.Name] = list
 	}
-	return nil
 }
 
 // messages adds the logical messages that a stream takes.
@@ -84,6 +91,18 @@ func (g *cataloguer) tableAbout(where string) config.About {
 		for _, t := range s.Tables {
 			if t.At.String() == where {
 				return config.About{Description: t.About.Description, Owner: cmp.Or(t.About.Owner, s.About.Owner)}
+			}
+		}
+	}
+	return config.About{}
+}
+
+// aggregateAbout is what the file says of the aggregate at a place.
+func (g *cataloguer) aggregateAbout(where string) config.About {
+	for _, s := range g.config.Streams {
+		for _, a := range s.Aggregates {
+			if a.At.String() == where {
+				return config.About{Description: a.About.Description, Owner: cmp.Or(a.About.Owner, s.About.Owner)}
 			}
 		}
 	}
@@ -106,20 +125,29 @@ func (g *cataloguer) ruleAbout(places []string) (a config.About) {
 
 func (g *cataloguer) event(t *capture.Described, p *transform.PublishedEvent, table config.About) catalogue.Event {
 	about := g.ruleAbout(p.Rules)
-	e := catalogue.Event{Type: p.Type, Table: t.String(), Key: p.Schema.Key,
+	if p.Aggregate != "" {
+		about = g.aggregateAbout(p.Aggregate)
+	}
+	e := catalogue.Event{Type: p.Type, Table: t.String(),
 		Description: cmp.Or(about.Description, table.Description), Owner: cmp.Or(about.Owner, table.Owner)}
 	for _, op := range p.On {
 		e.On = append(e.On, opName(op))
 	}
-	if p.Gathered { // what data holds depends on what the transaction did
+	if p.Schema == nil { // an aggregate's truncate
 		e.Published = true
 		return e
 	}
+	e.Key = p.Schema.Key
 	g.number(&e, p.Schema)
 	if p.Built || !slices.Equal(p.On, []change.Op{change.Truncate}) {
 		e.Fields = catalogue.FieldsOf(p.Schema.Columns)
 		for i := range e.Fields {
-			annotate(&e.Fields[i], &p.Schema.Columns[i], t, p)
+			f, c := &e.Fields[i], &p.Schema.Columns[i]
+			if child, ok := g.tables[p.Children[f.Name]]; ok {
+				annotateChild(f, c, child)
+				continue
+			}
+			annotate(f, c, t, p)
 		}
 	}
 	return e
@@ -130,7 +158,7 @@ func (g *cataloguer) number(e *catalogue.Event, s *event.Schema) {
 	highest := g.next[s.Name()]
 	for i := range g.versions {
 		v := &g.versions[i]
-		if v.Describes(s) {
+		if s.MayBe(v) {
 			e.Version, e.Published = v.Version, true
 		} else if v.Stream == s.Stream && v.Type == s.Type && v.Table == s.Table {
 			e.Earlier = append(e.Earlier, *v)
@@ -143,7 +171,7 @@ func (g *cataloguer) number(e *catalogue.Event, s *event.Schema) {
 		return
 	}
 	if s.Version == 0 {
-		s.Version = highest + 1
+		s.Version = s.Next(highest)
 		g.next[s.Name()] = s.Version
 	}
 	e.Version = s.Version
@@ -173,6 +201,24 @@ func annotate(f *catalogue.Field, c *event.SchemaColumn, t *capture.Described, p
 	}
 	for i := range f.Fields {
 		annotate(&f.Fields[i], &c.Fields[i], t, p)
+	}
+}
+
+// annotateChild adds what the database says of the rows of an aggregate's child.
+func annotateChild(f *catalogue.Field, c *event.SchemaColumn, t *capture.Described) {
+	f.Nullable, f.Description = false, t.Comment
+	changes := &transform.PublishedEvent{On: []change.Op{change.Insert, change.Update, change.Delete}}
+	for i := range f.Fields {
+		part := &f.Fields[i]
+		part.Nullable, part.Required = false, !c.Fields[i].Optional
+		switch part.Name {
+		case "op":
+			part.Enum = []string{string(change.Insert), string(change.Update), string(change.Delete), string(change.Read)}
+		case "row":
+			for j := range part.Fields {
+				annotate(&part.Fields[j], &c.Fields[i].Fields[j], t, changes)
+			}
+		}
 	}
 }
 

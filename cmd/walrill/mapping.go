@@ -26,7 +26,8 @@ func mappingOf(cfg *config.Config) transform.Mapping {
 }
 
 func aggregateOf(a config.Aggregate) transform.AggregateMapping {
-	m := transform.AggregateMapping{Name: a.Name, Root: tableMappingOf(a.Root), Where: a.At.String()}
+	m := transform.AggregateMapping{Name: a.Name, Root: tableMappingOf(a.Root), Version: a.Version,
+		Compatibility: event.Compatibility(a.Compatibility), Where: a.At.String()}
 	for _, c := range a.Children {
 		m.Children = append(m.Children, transform.ChildMapping{Name: c.Name, TableMapping: tableMappingOf(c.Table), One: c.One})
 	}

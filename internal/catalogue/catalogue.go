@@ -57,7 +57,7 @@ type Field struct {
 	Nullable    bool     `json:"nullable"`
 	Enum        []string `json:"enum,omitempty"`
 	Description string   `json:"description,omitempty"`
-	Fields      []Field  `json:"fields,omitempty"` // of an object whose members are known
+	Fields      []Field  `json:"fields,omitempty"` // of an object, or of each object of an array, whose members are known
 }
 
 // Sample is an entry as it was published.

@@ -95,6 +95,8 @@ func (f *Field) schema() object {
 	case f.JSON == "object" && len(f.Fields) > 0:
 		o = members(f.Fields)
 		o[0].value = f.types("object")
+	case f.JSON == "array" && len(f.Fields) > 0:
+		o = object{{"type", f.types("array")}, {"items", members(f.Fields)}}
 	case len(f.Enum) > 0 && f.JSON == "string":
 		values := make([]any, len(f.Enum))
 		for i := range f.Enum {

@@ -102,7 +102,11 @@ func rows(b *strings.Builder, prefix string, fields []Field) {
 			notes = append(notes, "not in every event")
 		}
 		fmt.Fprintf(b, "| %s | %s | %s | %s |\n", cell(code(prefix+f.Name)), kind, cell(source), cell(strings.Join(notes, "; ")))
-		rows(b, prefix+f.Name+".", f.Fields)
+		inside := "."
+		if f.JSON == "array" {
+			inside = "[]."
+		}
+		rows(b, prefix+f.Name+inside, f.Fields)
 	}
 }
 

@@ -62,7 +62,8 @@ func (c *change) missing() string {
 // the end of a batch counts, because a batch is whole transactions. It does no I/O.
 type fold struct {
 	columns []Column
-	key     []int // of columns
+	names   [][]byte // of the columns in the mirror, as they stand in a JSON object
+	key     []int    // of columns
 	index   map[string]int
 
 	truncated bool // before all else
@@ -81,6 +82,8 @@ func newFold(columns []Column, key []string) *fold {
 	f := &fold{columns: columns, index: map[string]int{}, changes: map[string]*change{}, scratch: make(row, len(columns))}
 	for i, c := range columns {
 		f.index[c.Name] = i
+		quoted, _ := json.Marshal(c.As) // of a string: never fails
+		f.names = append(f.names, append(quoted, ':'))
 	}
 	for _, name := range key {
 		f.key = append(f.key, f.index[name])
@@ -263,15 +266,28 @@ func (f *fold) keyOf(values row) []byte {
 		if i > 0 {
 			b = append(b, ',')
 		}
-		b = appendField(b, f.columns[k].As, values[k])
+		b = append(append(b, f.names[k]...), values[k]...)
 	}
 	return append(b, '}')
 }
 
-func appendField(b []byte, name string, value []byte) []byte {
-	quoted, _ := json.Marshal(name) // of a string: never fails
-	b = append(append(b, quoted...), ':')
-	return append(b, value...)
+// object writes the values that a row has as a JSON object with the mirror's names.
+func (f *fold) object(r row) []byte {
+	size := 1
+	for i, v := range r {
+		size += len(f.names[i]) + len(v) + 1
+	}
+	b := append(make([]byte, 0, size), '{')
+	for i, v := range r {
+		if v == nil {
+			continue
+		}
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+		b = append(append(b, f.names[i]...), v...)
+	}
+	return append(b, '}')
 }
 
 func (f *fold) upsert(key []byte, values row) {
@@ -327,16 +343,7 @@ func (f *fold) upserted() map[string][][]byte {
 			continue
 		}
 		set := c.missing()
-		b := []byte{'{'}
-		for i, v := range c.row {
-			if v != nil {
-				if len(b) > 1 {
-					b = append(b, ',')
-				}
-				b = appendField(b, f.columns[i].As, v)
-			}
-		}
-		groups[set] = append(groups[set], append(b, '}'))
+		groups[set] = append(groups[set], f.object(c.row))
 	}
 	return groups
 }

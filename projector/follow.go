@@ -39,7 +39,7 @@ func (s *session) follow(ctx context.Context) error {
 		}
 		e, ok, err := s.step(ctx)
 		switch {
-		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		case errors.Is(err, errIdle) && ctx.Err() == nil:
 		case err != nil:
 			return err
 		case ok:

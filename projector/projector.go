@@ -88,7 +88,7 @@ type View struct {
 	Where   string            // place in the configuration, for errors
 }
 
-// Options say what a Projector keeps. The functions are called in the goroutine of Run.
+// Options say what a Projector keeps. The functions are called in the goroutine of Run; a Feed is read in another one.
 type Options struct {
 	Pipeline string
 	StoreURL string
@@ -202,7 +202,7 @@ func (p *Projector) Run(ctx context.Context) error {
 	wait := firstBackoff
 	careful, ran := false, false
 	for {
-		s := &session{projector: p, opts: &p.opts, careful: careful, failed: map[string]time.Time{}}
+		s := &session{projector: p, opts: &p.opts, careful: careful, failed: map[string]time.Time{}, stop: func() {}}
 		began := time.Now()
 		err := s.run(ctx)
 		if ctx.Err() != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,7 +38,9 @@ type session struct {
 	saved time.Time // when pos was written last
 	seqs  map[string]uint64
 	dirty map[string]bool // of seqs: not written yet
-	feed  Feed
+	feed  *ahead
+	stop  context.CancelFunc // ends the reading of feed
+	reads sync.WaitGroup     // of feed and of those before it
 	batch batch
 	tend  time.Time // when to look after fillings and requests again
 }
@@ -58,6 +61,8 @@ func (s *session) run(ctx context.Context) error {
 		return err
 	}
 	defer s.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it did is committed
+	defer s.reads.Wait()
+	defer func() { s.stop() }()
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
@@ -255,12 +260,19 @@ func (s *session) openFeed(ctx context.Context) error {
 	if len(streams) == 0 {
 		return &SetupError{Problem: "there is no view to keep", Fix: "add one under `views`"}
 	}
-	var err error
-	s.feed, err = s.opts.Open(ctx, streams, after)
+	s.stop()
+	feed, err := s.opts.Open(ctx, streams, after)
 	if m, ok := errors.AsType[*MissingError](err); ok {
 		return s.breakOff(ctx, m)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	ctx, s.stop = context.WithCancel(ctx)
+	a := newAhead()
+	s.reads.Go(func() { a.read(ctx, feed) })
+	s.feed = a
+	return nil
 }
 
 func (s *session) loadViews(ctx context.Context) error {

@@ -33,6 +33,11 @@ func minimal(source, sink, streams string) string {
 		"streams:\n  orders:\n    tables: {public.orders: {}}\n" + streams
 }
 
+// kilos is the payload {value: …, unit: 'kg'}.
+func kilos(value string) Payload {
+	return Payload{Kind: PayloadObject, Object: []Member{{"value", Payload{Expr: &Expr{Text: value}}}, {"unit", Payload{Expr: &Expr{Text: "'kg'"}}}}}
+}
+
 func TestLoadFull(t *testing.T) {
 	got, err := Load("testdata/full.yaml", environment(map[string]string{"DATABASE_URL": dbURL}))
 	if err != nil {
@@ -61,7 +66,11 @@ func TestLoadFull(t *testing.T) {
 					Encrypt: &Encrypt{Columns: []Name{{Name: "street"}, {Name: "phone"}}, Kind: "recipient", Subject: Name{Name: "cust"}},
 					Events: []Rule{
 						{Type: "parcel.sent", About: About{Description: "The parcel was handed over to the carrier"}, On: []On{OnUpdate}, When: &Expr{Text: `old.status != "sent" && new.status == "sent"`},
-							Data: &Payload{Kind: PayloadObject, Object: []Member{{"parcel", Payload{Expr: &Expr{Text: "new.parcel"}}}, {"weight", Payload{Expr: &Expr{Text: "new.weight"}}}}}, Version: 1},
+							Data: &Payload{Kind: PayloadObject, Object: []Member{{"parcel", Payload{Expr: &Expr{Text: "new.parcel"}}}, {"weight", kilos("new.weight")}}}, Version: 3,
+							Upcasts: Upcasts{
+								{From: 1, Set: []Member{{"parcel", Payload{Expr: &Expr{Text: "data.id"}}}}, Remove: []Name{{Name: "id"}, {Name: "note"}}},
+								{From: 2, Set: []Member{{"weight", kilos("data.weight")}}},
+							}},
 						{Type: "parcel.changed", On: []On{OnUpdate}, Otherwise: true},
 					}},
 			}},

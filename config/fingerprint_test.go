@@ -18,6 +18,12 @@ func TestFingerprint(t *testing.T) {
 	if Fingerprint(*same) != Fingerprint(*parse("  a: {description: x, owner: y, tables: {t: {key: id, description: z}}}\n")) {
 		t.Error("a description is told apart")
 	}
+	rule := func(more string) *Config {
+		return parse("  a: {tables: {t: {events: [{type: x, on: insert, data: {a: new.a}, version: 2" + more + "}]}}}\n")
+	}
+	if Fingerprint(*rule("")) != Fingerprint(*rule(", upcast: {1: {remove: b}}")) {
+		t.Error("an upcast is told apart: nothing that is published depends on it")
+	}
 	for _, other := range []string{"  b: {tables: {t: {key: id}}}\n", "  a: {tables: {t: {}}}\n", "  a: {tables: {t: {key: [id, x]}}}\n", "  a: {partitions: 2, tables: {t: {key: id}}}\n",
 		"  a: {tables: {t: {key: id}, u: {}}}\n"} {
 		if Fingerprint(*same) == Fingerprint(*parse(other)) {

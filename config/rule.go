@@ -13,7 +13,8 @@ type Rule struct {
 	When *Expr  // nil is always
 	// Data is nil for the whole row.
 	Data      *Payload
-	Version   int  // of the data, 0 when the catalogue counts; only with Data
+	Version   int // of the data, 0 when the catalogue counts; only with Data
+	Upcasts   Upcasts
 	Otherwise bool // these come after the others for the same kind of change
 	About     About
 	At        Pos
@@ -82,12 +83,14 @@ func (r *reader) rules(path string, n *node) []Rule {
 			field{name: "when", read: func(path string, n *node) { rule.When = r.expr(path, n) }},
 			field{name: "data", read: func(path string, n *node) { rule.Data = r.data(path, n) }},
 			field{name: "version", read: func(path string, n *node) { integer(r, path, n, &rule.Version, 1, maxVersion) }},
+			field{name: "upcast", read: func(path string, n *node) { rule.Upcasts = r.upcasts(path, n) }},
 			field{name: "otherwise", read: r.boolean(&rule.Otherwise)},
 			r.description(&rule.About), r.owner(&rule.About),
 		)
 		if rule.Version > 0 && rule.Data == nil {
 			r.fail(rule.At, at, "`version` is for events with `data`; the columns of whole rows have versions by themselves")
 		}
+		r.checkUpcasts(at, &rule)
 		for _, before := range rules {
 			if before.Otherwise && !rule.Otherwise && overlap(before.On, rule.On) {
 				r.fail(rule.At, at, "the rule stands after one with `otherwise` for the same kind of change, at %s; those with `otherwise` come last", lineOf(before.At))

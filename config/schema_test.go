@@ -36,6 +36,7 @@ var (
 	validHere = regexp.MustCompile("unknown field `" + nobodys + "`; valid here: (.*)")
 	missing   = regexp.MustCompile("the field `([^`]*)` is missing")
 	quoted    = regexp.MustCompile("`([^`]*)`")
+	item      = regexp.MustCompile(`\[[0-9]+\]`)
 )
 
 // object compares a mapping of the schema with what the reader says at the same place.
@@ -163,7 +164,7 @@ func (w walk) complaint(path []string, value string) string {
 	place := strings.NewReplacer(".-", "").Replace(strings.Join(path, "."))
 	var about []string
 	for _, e := range err.(Errors) {
-		if at, _, _ := strings.Cut(e.Path, "["); at == place {
+		if at := item.ReplaceAllString(e.Path, ""); at == place {
 			about = append(about, e.Error())
 		}
 	}

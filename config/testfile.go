@@ -26,12 +26,13 @@ type TestTable struct {
 // TestColumn is a column with its type as SQL has it.
 type TestColumn struct{ Name, Type string }
 
-// Test is one test. Its changes are one transaction.
+// Test is one test. Its changes are one transaction; or it is of an event that is brought to the newest version.
 type Test struct {
-	Name  string
-	Given []TestRow // rows that are there before
-	When  []TestChange
-	Then  []TestEvent
+	Name   string
+	Given  []TestRow // rows that are there before
+	When   []TestChange
+	Upcast *TestUpcast // instead of Given and When
+	Then   []TestEvent
 	// ThenAt is where the field `then` is, BeginsAt where the test is.
 	ThenAt, At Pos
 }
@@ -50,6 +51,15 @@ type TestChange struct {
 	Table    string
 	Row, Set string
 	At       Pos
+}
+
+// TestUpcast is an event of an earlier version. Data, Old and Unchanged are JSON or empty.
+type TestUpcast struct {
+	Stream               string // empty for the one that has the type
+	Type, Key            string
+	Version              int
+	Data, Old, Unchanged string
+	At                   Pos
 }
 
 // TestEvent is an expected event: the fields that are written, in the order of TestEventFields, with their values as JSON.
@@ -151,15 +161,43 @@ func (r *reader) tests(path string, n *node) []Test {
 	for i, item := range r.items(path, n, "tests, such as `- name: an order is paid`") {
 		t := Test{At: item.at}
 		at := path + "[" + strconv.Itoa(i) + "]"
+		when := "when: [{insert: public.orders, row: {id: 1}}]"
+		if slices.ContainsFunc(item.entries, func(e entry) bool { return e.name == "upcast" }) {
+			when = ""
+		}
 		r.mapping(at, item,
 			field{"name", func(path string, n *node) { t.Name, _ = r.text(path, n, "text") }, "name: an order is paid"},
 			field{name: "given", read: func(path string, n *node) { t.Given = r.given(path, n) }},
-			field{"when", func(path string, n *node) { t.When = r.when(path, n) }, "when: [{insert: public.orders, row: {id: 1}}]"},
+			field{"when", func(path string, n *node) { t.When = r.when(path, n) }, when},
+			field{name: "upcast", read: func(path string, n *node) { t.Upcast = r.testUpcast(path, n) }},
 			field{"then", func(path string, n *node) { t.ThenAt, t.Then = n.owner, r.then(path, n) }, "then: []"},
 		)
+		if t.Upcast != nil && len(t.Given)+len(t.When) > 0 {
+			r.fail(t.Upcast.At, join(at, "upcast"), "a test is of changes or of an event's upcast; make two tests of it")
+		}
 		tests = append(tests, t)
 	}
 	return tests
+}
+
+func (r *reader) testUpcast(path string, n *node) *TestUpcast {
+	u := &TestUpcast{At: n.at}
+	name := func(dst *string) readFunc {
+		return func(path string, n *node) { *dst, _ = r.text(path, n, "text") }
+	}
+	json := func(dst *string) readFunc {
+		return func(path string, n *node) { *dst = r.json(path, n) }
+	}
+	r.mapping(path, n,
+		field{"type", name(&u.Type), "type: order.paid"},
+		field{"version", func(path string, n *node) { integer(r, path, n, &u.Version, 1, maxVersion) }, "version: 1"},
+		field{"data", func(path string, n *node) { u.Data = r.object(path, n) }, "data: {id: 1}"},
+		field{name: "old", read: func(path string, n *node) { u.Old = r.object(path, n) }},
+		field{name: "unchanged", read: json(&u.Unchanged)},
+		field{name: "key", read: name(&u.Key)},
+		field{name: "stream", read: name(&u.Stream)},
+	)
+	return u
 }
 
 // items are a list's; nothing at all is an empty one.

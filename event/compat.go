@@ -27,7 +27,10 @@ type Terms struct {
 	Aggregate bool
 	Least     int
 	Columns   []string // of the table; those of an aggregate's children with the members around them: lines.row.sku
-	Where     string   // file:line for errors, may be empty
+	// Upcasts says what of the steps from earlier versions to this one, which are for readers, does not fit those that are known;
+	// nil without steps.
+	Upcasts func(s *Schema, known []Schema) error
+	Where   string // file:line for errors, may be empty
 }
 
 // Difference is a member that breaks readers.
@@ -134,6 +137,11 @@ func (s *Schema) Next(highest int) int {
 // Judge says whether the catalogue's versions let s become one of them: what of it breaks readers, and an error when the
 // mapping asks for what cannot be. known is the catalogue.
 func (s *Schema) Judge(known []Schema) ([]Difference, error) {
+	if s.Terms.Upcasts != nil {
+		if err := s.Terms.Upcasts(s, known); err != nil {
+			return nil, err
+		}
+	}
 	var last, taken *Schema
 	highest, terms := 0, s.Terms
 	for i := range known {

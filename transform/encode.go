@@ -21,12 +21,13 @@ type appender func(dst, text []byte) ([]byte, error)
 
 // OIDs of built-in types whose text needs less care than their shape does.
 const (
-	oidInt8   = 20
-	oidInt2   = 21
-	oidInt4   = 23
-	oidFloat4 = 700
-	oidFloat8 = 701
-	oidJSONB  = 3802
+	oidInt8    = 20
+	oidInt2    = 21
+	oidInt4    = 23
+	oidFloat4  = 700
+	oidFloat8  = 701
+	oidNumeric = 1700
+	oidJSONB   = 3802
 )
 
 // encoding is what can be chosen about the JSON of values.

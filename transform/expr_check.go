@@ -51,6 +51,8 @@ type scope struct {
 	vars map[string]types.Type
 	// missing says why a row is not there.
 	missing map[string]string
+	// unknown says that a row has no such column; nil for the usual words.
+	unknown func(where, name string) *Error
 }
 
 // checked is an expression that fits its table.
@@ -95,6 +97,32 @@ func (e *Expr) syntax() error {
 		return (&scope{}).libraryError(e, err)
 	}
 	return nil
+}
+
+// membersOf are the members of a name, such as id in data.id, that the expression reads; none of one that cannot be parsed.
+func (e *Expr) membersOf(name string) (members []string) {
+	tree, err := parser.Parse(e.Text)
+	if err != nil {
+		return nil
+	}
+	var visit func(ast.Node)
+	visit = func(node ast.Node) {
+		if m, ok := node.(*ast.MemberNode); ok {
+			id, isName := m.Node.(*ast.IdentifierNode)
+			if property, ok := m.Property.(*ast.StringNode); ok && isName && id.Value == name {
+				members = append(members, property.Value)
+			}
+		}
+		if v, ok := node.(*ast.VariableDeclaratorNode); ok {
+			visit(v.Value)
+			visit(v.Expr)
+		}
+		for _, child := range children(node) {
+			visit(child)
+		}
+	}
+	visit(tree.Node)
+	return members
 }
 
 // isUnknown reports whether the result's type shows only at run time, as with JSON.
@@ -256,7 +284,12 @@ func (n *namer) column(id *ast.IdentifierNode, property ast.Node) {
 	}
 	i := n.rel.Column(name.Value)
 	if i < 0 {
-		n.errs = append(n.errs, unknownColumn(n.rel, n.expr.where(property.Location().From), "column", name.Value))
+		where := n.expr.where(property.Location().From)
+		if n.unknown != nil {
+			n.errs = append(n.errs, n.unknown(where, name.Value))
+		} else {
+			n.errs = append(n.errs, unknownColumn(n.rel, where, "column", name.Value))
+		}
 		return
 	}
 	n.refs = append(n.refs, ref{n.rows[id.Value], i, property.Location().From})

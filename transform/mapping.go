@@ -162,7 +162,8 @@ func (m *Mapping) validate() error {
 			}
 		}
 	}
-	return nil
+	_, err := m.Upcasts()
+	return err
 }
 
 func (t *TableMapping) validateMasks() error {

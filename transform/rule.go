@@ -12,6 +12,8 @@ type Rule struct {
 	Data *Payload
 	// Version is that of Data; 0 leaves it to the catalogue. Rules of one type have one.
 	Version int
+	// Upcasts turn data of earlier versions into the next one's, ascending; Version is what the last one makes.
+	Upcasts []Upcast
 	// Otherwise rules emit when no rule without it has; they come after those for the same changes.
 	Otherwise bool
 	Where     string // file:line for errors, optional
@@ -57,6 +59,11 @@ func (t *TableMapping) expressions() []*Expr {
 		}
 		if r.Data != nil {
 			list = append(list, r.Data.expressions()...)
+		}
+		for j := range r.Upcasts {
+			for k := range r.Upcasts[j].Set {
+				list = append(list, r.Upcasts[j].Set[k].Value.expressions()...)
+			}
 		}
 	}
 	return list

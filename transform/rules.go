@@ -22,6 +22,7 @@ type compiledRule struct {
 	data      *payload // nil is the whole row with what comes with it
 	otherwise bool
 	version   int
+	upcasts   []Upcast
 	where     string
 	condition *checked // of when, for Explain
 	scope     *scope
@@ -112,7 +113,7 @@ func (c *ruleCompiler) compile(rules []Rule) *ruleSet {
 }
 
 func (c *ruleCompiler) rule(r *Rule) compiledRule {
-	out := compiledRule{typ: r.Type, ops: opsOf(r.On...), otherwise: r.Otherwise, version: r.Version, where: r.Where}
+	out := compiledRule{typ: r.Type, ops: opsOf(r.On...), otherwise: r.Otherwise, version: r.Version, upcasts: r.Upcasts, where: r.Where}
 	s := ruleScope(c.rel, out.ops)
 	if r.When != nil {
 		if e := c.check(s, out.ops, r.When); e != nil {

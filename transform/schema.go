@@ -129,6 +129,11 @@ func (s *ruleSet) schemas(rows *event.Schema) {
 		r.schema = &event.Schema{Terms: &terms, Stream: rows.Stream, Type: r.typ, Table: rows.Table, Key: rows.Key, Columns: append([]event.SchemaColumn{}, columns...)}
 		byType[r.typ] = r.schema
 	}
+	for i := range s.rules {
+		if r := &s.rules[i]; len(r.upcasts) > 0 {
+			r.schema.Terms.Upcasts = func(newest *event.Schema, known []event.Schema) error { return checkUpcasts(r.upcasts, newest, known) }
+		}
+	}
 }
 
 // mergeColumns are the members of data that may be in the form of a or of b.

@@ -15,6 +15,7 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/mapfile"
 )
 
 func newAdoptCommand() *cobra.Command {
@@ -77,7 +78,7 @@ func adopt(ctx context.Context, cfg *config.Config) (string, error) {
 // adoptSource prepares Postgres, unless a daemon is at work. On a standby that was promoted, the slot
 // goes on where its history and the streams part, so that what they have in common is not published twice.
 func adoptSource(ctx context.Context, cfg *config.Config, meta event.Meta, top change.LSN) (capture.Info, error) {
-	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), func(o *capture.Options) { o.Adopt = true })
+	source, err := newSource(cfg, mapfile.Mapping(cfg), slog.New(slog.DiscardHandler), func(o *capture.Options) { o.Adopt = true })
 	if err != nil {
 		return capture.Info{}, err
 	}

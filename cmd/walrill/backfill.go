@@ -16,6 +16,7 @@ import (
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/mapfile"
 )
 
 func newBackfillCommand() *cobra.Command {
@@ -143,7 +144,7 @@ func awaitBackfill(cmd *cobra.Command, store *backfillStore, table, id string) e
 // mapped refuses a table that no stream takes.
 func mapped(cfg *config.Config, table string) error {
 	schema, name, _ := strings.Cut(table, ".")
-	mapping := mappingOf(cfg)
+	mapping := mapfile.Mapping(cfg)
 	if name != "" && name != "*" && mapping.Takes(&change.Relation{Namespace: schema, Name: name}) {
 		return nil
 	}
@@ -174,7 +175,7 @@ func trying(s *capture.BackfillState) bool {
 
 // idleDaemon says why nobody answers.
 func idleDaemon(ctx context.Context, cfg *config.Config) string {
-	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), nil)
+	source, err := newSource(cfg, mapfile.Mapping(cfg), slog.New(slog.DiscardHandler), nil)
 	if err == nil {
 		if slot, e := source.Slot(ctx); errors.Is(e, capture.ErrNoSlot) || e == nil && slot.ActivePID == 0 {
 			return "no daemon streams now, the next one does it"

@@ -14,6 +14,7 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/internal/catalogue"
+	"github.com/walrill/walrill/mapfile"
 	"github.com/walrill/walrill/transform"
 )
 
@@ -87,7 +88,7 @@ func catalogueWriter(format string) (func(io.Writer, *catalogue.Catalogue) error
 
 // gatherCatalogue asks Postgres for the tables and Redis for what was published of them.
 func gatherCatalogue(ctx context.Context, cfg *config.Config) (*catalogue.Catalogue, error) {
-	mapping := mappingOf(cfg)
+	mapping := mapfile.Mapping(cfg)
 	source, err := newSource(cfg, mapping, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/mapfile"
 	"github.com/walrill/walrill/sink"
 	"github.com/walrill/walrill/transform"
 )
@@ -89,7 +90,7 @@ func verdict(findings []finding) error {
 func check(ctx context.Context, cfg *config.Config) ([]finding, error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	mapping := mappingOf(cfg)
+	mapping := mapfile.Mapping(cfg)
 	source, err := newSource(cfg, mapping, slog.New(slog.DiscardHandler), func(o *capture.Options) {
 		o.Backfill.Initial = cfg.Source.Backfill == config.BackfillInitial
 		o.Repairs = cfg.Source.OnSlotLoss == config.OnSlotLossBackfill

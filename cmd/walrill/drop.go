@@ -20,6 +20,7 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/mapfile"
 )
 
 // removal is a line of `walrill drop`.
@@ -83,7 +84,7 @@ func (f *dropFlags) run(cmd *cobra.Command) error {
 // drop removes in an order that lets it be repeated after a crash at any point: first :meta says that the pipeline
 // is dropped, so that it does not start half, and :meta goes last, since it lists the streams.
 func (f *dropFlags) drop(ctx context.Context, cfg *config.Config) ([]removal, error) {
-	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), nil)
+	source, err := newSource(cfg, mapfile.Mapping(cfg), slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return nil, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/internal/rehearse"
+	"github.com/walrill/walrill/mapfile"
 	"github.com/walrill/walrill/transform"
 )
 
@@ -79,7 +80,7 @@ func (f *explainFlags) run(cmd *cobra.Command, table string) error {
 	if err != nil {
 		return usageError{fmt.Errorf("explain: %w", err)}
 	}
-	m, err := transform.New(mappingOf(cfg), 0)
+	m, err := transform.New(mapfile.Mapping(cfg), 0)
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/keys"
+	"github.com/walrill/walrill/mapfile"
 	"github.com/walrill/walrill/sink"
 	"github.com/walrill/walrill/transform"
 )
@@ -32,7 +33,7 @@ type pipeline struct {
 
 // newPipeline joins the stages. Each session's publisher is shown to publishes.
 func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillOptions, publishes func(*sink.Publisher), client redis.UniversalClient, log *slog.Logger) (*pipeline, error) {
-	mapping := mappingOf(cfg)
+	mapping := mapfile.Mapping(cfg)
 	p := &pipeline{config: cfg}
 	var err error
 	if p.source, err = newSource(cfg, mapping, log, func(o *capture.Options) {

@@ -14,6 +14,7 @@ import (
 	"github.com/walrill/walrill/bridge"
 	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/mapfile"
 	"github.com/walrill/walrill/transform"
 )
 
@@ -141,7 +142,7 @@ func (r *reloader) read(ctx context.Context) (*config.Config, error) {
 		return r.config, nil
 	}
 	r.report.reloading(reloadPending, nil)
-	mapping := mappingOf(cfg)
+	mapping := mapfile.Mapping(cfg)
 	trial, err := selectionOf(cfg, mapping)
 	if err != nil {
 		return nil, err

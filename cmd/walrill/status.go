@@ -21,6 +21,7 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/mapfile"
 	"github.com/walrill/walrill/sink"
 	"github.com/walrill/walrill/web"
 )
@@ -144,7 +145,7 @@ func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalC
 	report := web.Report{Pipeline: cfg.Pipeline, Version: version, State: "not running"}
 	report.Source.SecondsToLoss = -1 // one look is no rate
 	report.Source.Slot, report.Sink.Epoch = cfg.Source.Slot, meta.Epoch
-	source, err := newSource(cfg, mappingOf(cfg), slog.New(slog.DiscardHandler), nil)
+	source, err := newSource(cfg, mapfile.Mapping(cfg), slog.New(slog.DiscardHandler), nil)
 	var slot capture.SlotState
 	if err == nil {
 		slot, err = source.Slot(ctx)

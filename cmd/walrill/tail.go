@@ -17,6 +17,7 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/mapfile"
 )
 
 type tailFlags struct {
@@ -26,6 +27,7 @@ type tailFlags struct {
 	count          int
 	json           bool
 	noFollow       bool
+	upcast         bool
 }
 
 func newTailCommand() *cobra.Command {
@@ -38,7 +40,8 @@ func newTailCommand() *cobra.Command {
   walrill tail orders               the last 10 events, then new ones
   walrill tail orders -n 0          new events only
   walrill tail orders --from 0      everything from the beginning
-  walrill tail orders --no-follow   stop at the end`,
+  walrill tail orders --no-follow   stop at the end
+  walrill tail orders --upcast      every event as its newest version, by the upcast rules of the configuration`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError{errors.New("walrill tail takes one or more names of streams, such as `walrill tail orders`")}
@@ -54,6 +57,7 @@ func newTailCommand() *cobra.Command {
 	cmd.Flags().IntVar(&f.count, "count", 0, "stop after so many events; 0 does not")
 	cmd.Flags().BoolVar(&f.json, "json", false, "one JSON object a line")
 	cmd.Flags().BoolVar(&f.noFollow, "no-follow", false, "stop at the end instead of waiting for more")
+	cmd.Flags().BoolVar(&f.upcast, "upcast", false, "turn the data of earlier versions into the newest; end at an event that cannot be")
 	return cmd
 }
 
@@ -69,6 +73,10 @@ func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
 	if err := checkStreams(cfg, streams); err != nil {
 		return err
 	}
+	upcaster, err := f.upcaster(cfg)
+	if err != nil {
+		return err
+	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
 	if err != nil {
 		return redacted(cfg, err)
@@ -81,12 +89,23 @@ func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
 		}
 	}
 	out := bufio.NewWriter(cmd.OutOrStdout())
-	p := printer{out: out, json: f.json, color: !f.json && isTerminal(cmd.OutOrStdout()), several: len(streams) > 1}
+	p := printer{out: out, upcaster: upcaster, json: f.json, color: !f.json && isTerminal(cmd.OutOrStdout()), several: len(streams) > 1}
 	err = f.follow(cmd.Context(), consumer.Options{
 		Client: client, Pipeline: cfg.Pipeline, Streams: streams, From: from, NoFollow: f.noFollow,
 		Notify: func(n consumer.Notice) { fmt.Fprintln(cmd.ErrOrStderr(), "walrill:", redact(cfg, fmt.Sprint(n))) },
 	}, &p, cmd.ErrOrStderr())
 	return redacted(cfg, errors.Join(err, out.Flush()))
+}
+
+// upcaster is nil without --upcast.
+func (f *tailFlags) upcaster(cfg *config.Config) (*consumer.Upcaster, error) {
+	switch {
+	case !f.upcast:
+		return nil, nil
+	case f.sink != "":
+		return nil, usageError{errors.New("--upcast goes by the rules of a configuration file, which --sink does without; name the file with -c FILE")}
+	}
+	return mapfile.UpcasterOf(cfg)
 }
 
 // checkStreams refuses a name that the configuration does not have: its events
@@ -182,6 +201,8 @@ type printer struct {
 	json    bool
 	color   bool
 	several bool // name the stream
+	// upcaster is nil when events are printed as they are.
+	upcaster *consumer.Upcaster
 }
 
 // line is an event as `tail --json` prints it: the entry's fields, and where it stands.
@@ -205,6 +226,11 @@ type line struct {
 }
 
 func (p *printer) print(e *event.Event) error {
+	if p.upcaster != nil {
+		if err := p.upcaster.Event(e); err != nil {
+			return err
+		}
+	}
 	if p.json {
 		encoder := json.NewEncoder(p.out)
 		encoder.SetEscapeHTML(false)

@@ -15,6 +15,7 @@ import (
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/internal/rehearse"
+	"github.com/walrill/walrill/mapfile"
 	"github.com/walrill/walrill/transform"
 )
 
@@ -108,9 +109,16 @@ func (f *testFlags) file(out io.Writer, cfg *config.Config, name string, tests *
 
 // playTest runs one test with a mapper of its own: nothing of another test is left.
 func playTest(cfg *config.Config, tables map[string]*change.Relation, t *config.Test) ([]rehearse.Event, error) {
-	m, err := transform.New(mappingOf(cfg), 0)
+	m, err := transform.New(mapfile.Mapping(cfg), 0)
 	if err != nil {
 		return nil, err
+	}
+	if t.Upcast != nil {
+		upcaster, err := mapfile.UpcasterOf(cfg)
+		if err != nil {
+			return nil, err
+		}
+		return rehearse.Upcast(mapfile.Mapping(cfg), upcaster.Event, t)
 	}
 	for _, name := range usedTables(t) {
 		if rel := tables[name]; rel != nil {

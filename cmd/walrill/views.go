@@ -16,6 +16,7 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/mapfile"
 	"github.com/walrill/walrill/projector"
 	"github.com/walrill/walrill/transform"
 )
@@ -75,7 +76,7 @@ func tablesOf(ctx context.Context, cfg *config.Config) ([]projector.Table, error
 	if err != nil {
 		return nil, err
 	}
-	mapper, err := transform.New(mappingOf(cfg), 0)
+	mapper, err := transform.New(mapfile.Mapping(cfg), 0)
 	if err != nil {
 		return nil, err
 	}

@@ -37,6 +37,7 @@ var imports = map[string][]string{
 	"consumer":  {"event"},
 	"projector": {"event"},
 	"bridge":    {"change", "event"},
+	"mapfile":   {"change", "config", "consumer", "event", "transform"},
 }
 
 var (

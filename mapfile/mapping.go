@@ -1,4 +1,6 @@
-package main
+// Package mapfile turns what the configuration file says of events into what the mapper and readers want. It puts config and
+// transform together, which know nothing of each other.
+package mapfile
 
 import (
 	"github.com/walrill/walrill/change"
@@ -7,8 +9,8 @@ import (
 	"github.com/walrill/walrill/transform"
 )
 
-// mappingOf is the configuration's streams as transform wants them.
-func mappingOf(cfg *config.Config) transform.Mapping {
+// Mapping is the configuration's streams as transform wants them.
+func Mapping(cfg *config.Config) transform.Mapping {
 	m := transform.Mapping{Envelope: cfg.Sink.Format == config.FormatDebezium, Parked: event.ParkedKey(cfg.Pipeline)}
 	for _, s := range cfg.Streams {
 		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Park: s.Park, Where: s.At.String(),
@@ -89,6 +91,9 @@ func ruleOf(r config.Rule) transform.Rule {
 		data := payloadOf(*r.Data)
 		rule.Data = &data
 	}
+	for _, u := range r.Upcasts {
+		rule.Upcasts = append(rule.Upcasts, transform.Upcast{From: u.From, Set: membersOf(u.Set), Remove: namesOf(u.Remove), Where: u.At.String()})
+	}
 	return rule
 }
 
@@ -96,13 +101,19 @@ func payloadOf(p config.Payload) transform.Payload {
 	kinds := map[config.PayloadKind]transform.PayloadKind{config.PayloadExpr: transform.PayloadExpr, config.PayloadJSON: transform.PayloadJSON,
 		config.PayloadObject: transform.PayloadObject, config.PayloadList: transform.PayloadList}
 	out := transform.Payload{Kind: kinds[p.Kind], Expr: exprOf(p.Expr), JSON: p.JSON}
-	for _, m := range p.Object {
-		out.Object = append(out.Object, transform.PayloadMember{Name: m.Name, Value: payloadOf(m.Value)})
-	}
+	out.Object = membersOf(p.Object)
 	for _, e := range p.List {
 		out.List = append(out.List, payloadOf(e))
 	}
 	return out
+}
+
+func membersOf(members []config.Member) []transform.PayloadMember {
+	var list []transform.PayloadMember
+	for _, m := range members {
+		list = append(list, transform.PayloadMember{Name: m.Name, Value: payloadOf(m.Value)})
+	}
+	return list
 }
 
 func exprOf(e *config.Expr) *transform.Expr {

@@ -51,6 +51,11 @@ CREATE TABLE IF NOT EXISTS walrill.parked (
 	PRIMARY KEY (pipeline, view, key)
 );
 
+CREATE TABLE IF NOT EXISTS walrill.repairs (
+	pipeline text, view text, key jsonb,            -- of a query: to be computed anew; of a mirror: to be deleted
+	PRIMARY KEY (pipeline, view, key)
+);
+
 -- wait returns when every commit below an LSN is in a view, with the position of the view, and fails past the timeout.
 -- The next statement of the session then sees them. A projector's session holds two advisory locks: one that
 -- says which pipeline it keeps, and one whose number is its position, so that a position can move without a write.

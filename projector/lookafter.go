@@ -19,6 +19,9 @@ func (s *session) lookAfter(ctx context.Context) error {
 	if err := s.answerRequests(ctx); err != nil {
 		return err
 	}
+	if err := s.repairKeys(ctx); err != nil {
+		return err
+	}
 	if len(s.parked) > 0 {
 		if err := s.retryParked(ctx); err != nil {
 			return err

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/walrill/walrill/internal/harness"
+	"github.com/walrill/walrill/projector"
+)
+
+// verify runs the command and returns what it found.
+func (r *viewRig) verify(args ...string) []projector.Comparison {
+	r.Helper()
+	cmd := exec.CommandContext(r.Context(), "walrill", append([]string{"verify", "-c", r.file, "--json", "--patience", "3s"}, args...)...)
+	out, err := cmd.Output()
+	var ended *exec.ExitError
+	if err != nil && !(errors.As(err, &ended) && ended.ExitCode() == exitFound) {
+		if ended != nil {
+			out = append(out, ended.Stderr...)
+		}
+		r.Fatalf("verify: %v\n%s", err, out)
+	}
+	var list []projector.Comparison
+	if err := json.Unmarshal(out, &list); err != nil {
+		r.Fatalf("verify: %v\n%s", err, out)
+	}
+	return list
+}
+
+// differences are those that a verify found, as "view key kind".
+func differences(list []projector.Comparison) (found []string) {
+	for _, c := range list {
+		for _, d := range c.Differences {
+			var key bytes.Buffer
+			if err := json.Compact(&key, d.Key); err != nil {
+				found = append(found, err.Error())
+			}
+			found = append(found, fmt.Sprintf("%s %s %s", c.View, &key, d.Kind))
+		}
+	}
+	return found
+}
+
+// While everything changes, verify never calls right what somebody has spoilt, nor wrong what is right, and repairs it.
+func TestVerifyUnderLoad(t *testing.T) {
+	for name, same := range map[string]bool{"store apart": false, "store is source": true} {
+		t.Run(name, func(t *testing.T) {
+			r := newViewRig(t, same, nil)
+			r.daemon()
+			r.live()
+			r.begin()
+			runs, unjudged := 0, 0
+			for ; (time.Now().Before(r.end) || runs == 0) && !t.Failed(); runs++ {
+				list := r.verify("--chunk", fmt.Sprint(5+r.rand.IntN(60)))
+				if found := differences(list); len(found) > 0 {
+					t.Fatalf("run %d found %q, and nothing is wrong", runs, found)
+				}
+				for _, c := range list {
+					unjudged += len(c.Unjudged)
+				}
+			}
+			t.Logf("%d runs, %d keys could not be judged", runs, unjudged)
+
+			schema := "walrill_" + harness.DatabaseName(t, r.source)
+			harness.Exec(t, r.store, "UPDATE accounts_copy SET note = 'spoilt' WHERE id = 50", "INSERT INTO customers_worth VALUES (5000, 'nobody', 1, 1)",
+				"INSERT INTO "+schema+".customers VALUES (7000, 'nobody')")
+			wanted := []string{`accounts_copy {"id":50} differs`, `customers {"id":7000} extra`, `customers_worth {"customer_id":5000} extra`}
+			seen := map[string]bool{}
+			if !harness.Poll(4*patience, func() bool {
+				for _, d := range differences(r.verify()) {
+					seen[d] = true
+				}
+				return seen[wanted[0]] && seen[wanted[1]] && seen[wanted[2]]
+			}) {
+				t.Fatalf("verify found %v, want %q", seen, wanted)
+			}
+			if len(seen) != len(wanted) {
+				t.Errorf("found %v, want %q", seen, wanted)
+			}
+			harness.Eventually(t, 4*patience, "everything is repaired", func() bool {
+				r.verify("--repair")
+				return len(differences(r.verify())) == 0 && harness.Value(t, r.store, "SELECT count(*) FROM accounts_copy WHERE note = 'spoilt'") == "0"
+			})
+			r.finish()
+		})
+	}
+}

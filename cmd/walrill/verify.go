@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"text/tabwriter"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/spf13/cobra"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/walrill/walrill/capture"
+	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/consumer"
+	"github.com/walrill/walrill/event"
+	"github.com/walrill/walrill/projector"
+)
+
+type verifyFlags struct {
+	repair, json bool
+	chunk        int
+	patience     time.Duration
+}
+
+func newVerifyCommand() *cobra.Command {
+	var f verifyFlags
+	cmd := &cobra.Command{
+		Use:   "verify [VIEW]",
+		Short: "Compare views with the source, while both change",
+		Long: `Compares the mirrors and the views with the source, row by row, and says which keys differ and how. A mirror is compared with its table, a query
+with what the same SQL gives on the source. Both may change meanwhile: what differs is looked at again until it is certain. What kept changing is
+said to be so; it never counts as equal.
+
+It reads every row on both sides, in ranges, and writes nothing but markers to the source's WAL. --repair has rows of a mirror that differ read again
+by a backfill of these keys, and rows of a query computed anew; a daemon must be running for it.
+
+Ends with 3 when something differs, is set aside or could not be judged; with --repair, when that is so at the end.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usageError{fmt.Errorf("%s takes one view, or none for all; see `%[1]s --help`", cmd.CommandPath())}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			view := ""
+			if len(args) == 1 {
+				view = args[0]
+			}
+			return f.run(cmd, view)
+		},
+	}
+	cmd.Flags().BoolVar(&f.repair, "repair", false, "mend what differs")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
+	cmd.Flags().IntVar(&f.chunk, "chunk", 10000, "rows that are read at once")
+	cmd.Flags().DurationVar(&f.patience, "patience", 30*time.Second, "how long keys that differ are looked at again, and how far a view may be behind")
+	return cmd
+}
+
+func (f *verifyFlags) run(cmd *cobra.Command, view string) error {
+	if f.chunk < 1 || f.patience <= 0 {
+		return usageError{errors.New("--chunk and --patience must be above 0")}
+	}
+	cfg, err := load(cmd)
+	if err != nil {
+		return err
+	}
+	if err := wantViews(cfg); err != nil {
+		return err
+	}
+	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
+	if err != nil {
+		return redacted(cfg, err)
+	}
+	defer client.Close() //nolint:errcheck // what it wrote was acknowledged
+	bars := &verifyBars{}
+	if isTerminal(cmd.ErrOrStderr()) {
+		bars.bars = mpb.New(mpb.WithOutput(cmd.ErrOrStderr()))
+	}
+	o := verifyOptions(cfg, client, slog.New(slog.DiscardHandler))
+	o.View, o.Repair, o.ChunkRows, o.Patience, o.Progress = view, f.repair, f.chunk, f.patience, bars.show
+	list, err := projector.Verify(cmd.Context(), o)
+	bars.end()
+	if f.json {
+		encoder := json.NewEncoder(cmd.OutOrStdout())
+		encoder.SetIndent("", "  ")
+		encoder.SetEscapeHTML(false)
+		if e := encoder.Encode(list); e != nil {
+			return e
+		}
+	} else if e := printComparisons(cmd.OutOrStdout(), list, f.repair); e != nil {
+		return e
+	}
+	if err != nil {
+		return redacted(cfg, err)
+	}
+	for _, c := range list {
+		if len(c.Parked)+len(c.Unjudged) > 0 || c.Found > c.Repaired {
+			return foundError{errors.New("verify: the views are not what the source says, or not all of them could be judged")}
+		}
+	}
+	return nil
+}
+
+// verifyOptions are those of a configuration, for all views and without a look at progress.
+func verifyOptions(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) projector.VerifyOptions {
+	store := &backfillStore{client: client, pipeline: cfg.Pipeline}
+	return projector.VerifyOptions{
+		Options: projectorOptions(cfg, client, log), SourceURL: cfg.Source.URL.Reveal(), Publication: cfg.Source.Publication, Hidden: cfg.Hides,
+		ChunkRows: 10000, Patience: 30 * time.Second, Progress: func(string, int64, int64) {},
+		Refresh: func(ctx context.Context, table, where string) error { return refreshRows(ctx, store, table, where) },
+	}
+}
+
+// refreshRows has a backfill read some rows again, and returns when they are published.
+func refreshRows(ctx context.Context, store *backfillStore, table, where string) error {
+	request := event.BackfillRequest{ID: rand.Text(), Action: "start", Where: where, At: time.Now().UTC()}
+	if err := store.request(ctx, table, request); err != nil {
+		return err
+	}
+	for {
+		records, err := store.Load(ctx)
+		if err != nil {
+			return err
+		}
+		record := records[table]
+		switch s := record.State; {
+		case s != nil && s.Request == request.ID && s.State == capture.BackfillDone:
+			return nil
+		case s != nil && s.Request == request.ID && (s.State == capture.BackfillFailed || s.State == capture.BackfillCancelled):
+			return fmt.Errorf("backfill of %s: %s %s", table, s.State, s.Error)
+		case record.Request == nil || record.Request.ID != request.ID:
+			return fmt.Errorf("backfill of %s: another request took the place of this one; see `walrill backfill status`", table)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("backfill of %s is asked for, and was not waited for: %w", table, ctx.Err())
+		}
+	}
+}
+
+// printComparisons writes what was found, a line each column that differs, and a line each view.
+func printComparisons(w io.Writer, list []*projector.Comparison, repair bool) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	header := false
+	row := func(view string, key json.RawMessage, what, column, inView, inSource string) {
+		if !header {
+			fmt.Fprintln(t, "VIEW\tKEY\tWHAT\tCOLUMN\tIN THE VIEW\tIN THE SOURCE")
+			header = true
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", view, key, what, column, inView, inSource)
+	}
+	for _, c := range list {
+		for _, d := range c.Differences {
+			if len(d.Columns) == 0 {
+				row(c.View, d.Key, d.Kind, "", "", "")
+			}
+			for _, v := range d.Columns {
+				if v.Hidden {
+					row(c.View, d.Key, d.Kind, v.Column, "(hidden)", "(hidden)")
+					continue
+				}
+				row(c.View, d.Key, d.Kind, v.Column, shown(v.View), shown(v.Source))
+			}
+		}
+		for _, p := range c.Parked {
+			row(c.View, p.Key, "set aside", "", p.Error, "")
+		}
+		for _, u := range c.Unjudged {
+			row(c.View, u.Key, "not judged", "", u.Why, "")
+		}
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, c := range list {
+		name := c.View
+		if len(c.For) > 0 {
+			name = "mirror of " + c.Table
+		}
+		fmt.Fprintf(w, "%s: %d rows compared, %d differ", name, c.Rows, c.Found)
+		if n := len(c.Parked); n > 0 {
+			fmt.Fprintf(w, ", %d set aside", n)
+		}
+		if n := len(c.Unjudged); n > 0 {
+			fmt.Fprintf(w, ", %d could not be judged", n)
+		}
+		if n := c.Found - len(c.Differences); n > 0 {
+			fmt.Fprintf(w, "; %d of them are not listed", n)
+		}
+		if repair && c.Found > 0 {
+			fmt.Fprintf(w, "; %d repaired", c.Repaired)
+		}
+		fmt.Fprintln(w)
+	}
+	return nil
+}
+
+// maxShown is how many characters of a value are printed.
+const maxShown = 60
+
+func shown(value *string) string {
+	if value == nil {
+		return "NULL"
+	}
+	text := []rune(*value)
+	if len(text) > maxShown {
+		return fmt.Sprintf("%q…", string(text[:maxShown]))
+	}
+	return fmt.Sprintf("%q", *value)
+}
+
+// verifyBars draws a bar for each mirror and view on a terminal.
+type verifyBars struct {
+	bars *mpb.Progress
+	name string
+	bar  *mpb.Bar
+}
+
+func (v *verifyBars) show(name string, done, total int64) {
+	if v.bars == nil {
+		return
+	}
+	if v.name != name || v.bar == nil {
+		v.name, v.bar = name, v.bars.AddBar(0, mpb.BarWidth(32), mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
+			mpb.AppendDecorators(decor.CountersNoUnit("%d of about %d rows")))
+	}
+	v.bar.SetTotal(total, done == total)
+	v.bar.SetCurrent(done)
+}
+
+func (v *verifyBars) end() {
+	if v.bars == nil {
+		return
+	}
+	if v.bar != nil {
+		v.bar.Abort(false) // one that is at its end stays as it is
+	}
+	v.bars.Wait()
+}

@@ -21,30 +21,56 @@ const probeWindow = 64
 // is below the watermark is then in a partition that discover has seen. A stream
 // of which nothing exists yet has no partitions.
 func (r *Reader) discover(ctx context.Context) error {
-	fields := make([]string, len(r.streams))
-	for i, s := range r.streams {
-		fields[i] = event.PartitionsField(s.Name)
-	}
-	key := event.MetaKey(r.opts.Pipeline)
-	said, err := r.opts.Client.HMGet(ctx, key, fields...).Result()
+	counts, err := countPartitions(ctx, r.opts.Client, r.opts.Pipeline, r.opts.Streams)
 	if err != nil {
-		return fmt.Errorf("read partitions from %s: %w", key, err)
+		return err
 	}
-	for i, s := range r.streams {
-		var n int
-		if text, ok := said[i].(string); ok {
-			if n, err = strconv.Atoi(text); err != nil {
-				err = unreadable{err}
-			}
-		} else {
-			n, err = probe(ctx, r.opts.Client, s.Name)
-		}
-		if err != nil {
-			return fmt.Errorf("read partitions of stream %s: %w", s.Name, err)
-		}
+	for i, n := range counts {
 		r.grow(i, n)
 	}
 	return nil
+}
+
+// Partitions are the keys of some streams' partitions, as many as there are at present.
+func Partitions(ctx context.Context, client redis.UniversalClient, pipeline string, streams []string) ([]string, error) {
+	if len(streams) == 0 {
+		return nil, nil
+	}
+	counts, err := countPartitions(ask(ctx, 0), client, pipeline, streams)
+	var keys []string
+	for i, n := range counts {
+		if n > 0 {
+			keys = append(keys, event.NewStream(streams[i], n).Keys...)
+		}
+	}
+	return keys, err
+}
+
+// countPartitions is how many partitions each of some streams has.
+func countPartitions(ctx context.Context, client redis.UniversalClient, pipeline string, streams []string) ([]int, error) {
+	fields := make([]string, len(streams))
+	for i, s := range streams {
+		fields[i] = event.PartitionsField(s)
+	}
+	key := event.MetaKey(pipeline)
+	said, err := client.HMGet(ctx, key, fields...).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read partitions from %s: %w", key, err)
+	}
+	counts := make([]int, len(streams))
+	for i, s := range streams {
+		if text, ok := said[i].(string); ok {
+			if counts[i], err = strconv.Atoi(text); err != nil {
+				err = unreadable{err}
+			}
+		} else {
+			counts[i], err = probe(ctx, client, s)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read partitions of stream %s: %w", s, err)
+		}
+	}
+	return counts, nil
 }
 
 // grow gives the stream n partitions, if it has fewer.

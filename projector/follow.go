@@ -251,6 +251,9 @@ func (s *session) moved(next position, events int) {
 		st.Events += uint64(events)
 		st.Transactions++
 	})
+	if time.Since(s.told) > progressEvery {
+		s.tellProgress()
+	}
 }
 
 // apply is the transaction of a batch: mirrors, views, position.

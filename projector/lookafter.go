@@ -258,5 +258,6 @@ func (s *session) report(ctx context.Context) error {
 	s.projector.note(func(st *Status) {
 		st.Views, st.Clock, st.Gap, st.Parked = list, s.pos.shown, s.pos.gap, parked
 	})
+	s.tellProgress()
 	return nil
 }

@@ -132,6 +132,7 @@ type Status struct {
 	Transactions uint64 // of the store
 	Parked       int
 	Views        []ViewStatus
+	Progress     *Progress // nil as long as no view follows the streams; not to be changed
 }
 
 // ViewStatus is the state of one view: filling or live.

@@ -43,6 +43,7 @@ type session struct {
 	reads sync.WaitGroup     // of feed and of those before it
 	batch batch
 	tend  time.Time // when to look after fillings and requests again
+	told  time.Time // when the progress was told
 }
 
 // viewRow is a view as the store has it.

@@ -104,6 +104,8 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 		views := newProjector(cfg, client, log)
 		report.keep(views, client)
 		parts.run(views.Run)
+		groups := &viewGroups{client: client, pipeline: cfg.Pipeline, log: log}
+		parts.run(func(ctx context.Context) error { return groups.run(ctx, views) })
 	}
 	if f.only != onlyViews {
 		p, err := f.capture(cfg, addr, client, log)

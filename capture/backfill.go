@@ -100,7 +100,7 @@ func (b *backfills) resume(ctx context.Context, name string, record BackfillReco
 	if (record.Lost || b.source.hasLost(state)) && (state.unfinished() || state.State == BackfillDone) {
 		b.log.Warn("Redis has lost rows of a backfill: it starts over", "table", name)
 		state.State, state.Moved, state.Rows, state.Bytes = BackfillWaiting, nil, 0, 0
-		state.LSN = ""
+		state.LSN, state.End, state.Complete = "", "", ""
 		state.restart()
 		if err := b.save(ctx, name, *state); err != nil { // or it would be forgotten when the watermark has passed
 			return err
@@ -212,7 +212,7 @@ func (b *backfills) answer(name string, state BackfillState, r *BackfillRequest)
 	case b.table(name) == nil:
 		state = BackfillState{State: BackfillFailed, Request: r.ID, Error: "the table is not in the streams of this pipeline's configuration, or does not exist"}
 	default:
-		state = BackfillState{State: BackfillWaiting, Request: r.ID, Where: r.Where, Rate: r.Rate}
+		state = BackfillState{State: BackfillWaiting, Request: r.ID, Where: r.Where, Rate: r.Rate, End: state.End, Complete: state.Complete}
 	}
 	return state
 }

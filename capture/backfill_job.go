@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -149,7 +150,7 @@ func (j *job) attempt(ctx context.Context) error {
 				return err
 			}
 			if !more {
-				return j.finish(ctx)
+				return j.finish(ctx, r)
 			}
 			next = j.read(ctx, r, p)
 		}
@@ -166,7 +167,7 @@ func (j *job) prepare(ctx context.Context, conn *pgx.Conn) (*tableReader, error)
 	}
 	if j.armed != nil && j.armed.oid != t.oid { // another table of that name
 		j.b.core.disarm(j.armed)
-		j.state.Moved, j.taken = nil, nil
+		j.state.Moved, j.taken, j.state.End, j.state.Complete = nil, nil, "", ""
 		j.state.restart()
 	}
 	if !slices.Equal(j.state.Key, t.keyColumns()) { // another key
@@ -424,8 +425,17 @@ func (j *job) saveMoved(ctx context.Context) {
 	}
 }
 
-// finish records that the table is done.
-func (j *job) finish(ctx context.Context) error {
+// finish records that the table is done, and where in the WAL: what was deleted before its place was read is below.
+func (j *job) finish(ctx context.Context, r *tableReader) error {
+	if j.state.Where == "" {
+		if _, err := r.conn.Exec(ctx, `SELECT pg_logical_emit_message(true, 'walrill.backfill.end', $1)`, j.name); err != nil {
+			return fmt.Errorf("write end mark: %w", err)
+		}
+		if err := r.conn.QueryRow(ctx, `SELECT pg_current_wal_lsn()::text`).Scan(&j.state.End); err != nil {
+			return fmt.Errorf("read the position of the end mark: %w", err)
+		}
+		j.state.Complete = cmp.Or(j.state.Complete, j.state.End)
+	}
 	j.state.State, j.state.Finished, j.state.Total = BackfillDone, time.Now().UTC(), j.state.Rows
 	if err := j.save(ctx); err != nil {
 		j.state.State = BackfillRunning

@@ -27,6 +27,8 @@ type BackfillState struct {
 	Request  string
 	LSN      string
 	Epoch    uint8
+	End      string // as Save was given it, without the epoch, or as Load read it
+	Complete string
 }
 
 // The states of a backfill.

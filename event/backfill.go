@@ -27,6 +27,10 @@ type Backfill struct {
 	Request  string     `json:"request,omitempty"` // the last one that was seen to
 	LSN      string     `json:"lsn,omitempty"`     // everything published for it is below
 	Epoch    uint8      `json:"epoch,omitempty"`   // that LSN is of
+	// End is where in the WAL the last backfill of all rows had read them, Complete the first one: from there on the streams have every
+	// row of the table. Both are an epoch and an LSN, 0@0/16B3748.
+	End      string `json:"end,omitempty"`
+	Complete string `json:"complete,omitempty"`
 }
 
 // BackfillRequest is what a command asks of the daemon, as JSON. It is pending until the

@@ -285,7 +285,7 @@ func (s *session) filled(ctx context.Context, m *mirror) (bool, error) {
 	case b.Error != "":
 		return false, s.tell(ctx, m, "the backfill of "+m.Source+" failed: "+b.Error)
 	}
-	return ours && b.Done && s.pos.read >= b.Clock, nil
+	return ours && b.Done && s.pos.read >= max(b.Clock, b.End), nil
 }
 
 // tell notes a problem with the views that need a mirror.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/redis/go-redis/v9"
@@ -82,12 +83,17 @@ func lostRows(b event.Backfill, epoch uint8, watermark uint64) bool {
 
 // Save implements capture.BackfillStore. It fails when another instance has taken over, which goes by what it has read.
 func (s *backfillStore) Save(ctx context.Context, table string, state capture.BackfillState) error {
-	if state.LSN != "" {
+	if state.LSN+state.End != "" {
 		meta, err := readMeta(ctx, s.client, s.pipeline)
 		if err != nil {
 			return err
 		}
 		state.Epoch = meta.Epoch
+		for _, place := range []*string{&state.End, &state.Complete} {
+			if *place != "" && !strings.Contains(*place, "@") { // one that has its epoch was recorded before
+				*place = fmt.Sprintf("%d@%s", meta.Epoch, *place)
+			}
+		}
 	}
 	if s.hides(table, state) {
 		state.Part, state.After, state.Read, state.Moved = "", nil, nil, nil

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -177,14 +179,31 @@ func (v *viewBackfills) Look(ctx context.Context, table string) (projector.Backf
 	case capture.BackfillCancelled:
 		b.Error = "it was cancelled"
 	}
-	if s.LSN != "" {
-		lsn, err := change.ParseLSN(s.LSN)
-		if err != nil {
+	for _, place := range []struct {
+		text  string
+		clock *uint64
+	}{{s.LSN, &b.Clock}, {s.End, &b.End}, {s.Complete, &b.Complete}} {
+		if *place.clock, err = clockOf(place.text, s.Epoch); err != nil {
 			return b, fmt.Errorf("read the backfill of %s: %w", table, err)
 		}
-		b.Clock = event.Clock(s.Epoch, uint64(lsn))
 	}
 	return b, nil
+}
+
+// clockOf reads an LSN, with its epoch in front when it is not that of the caller, such as 1@0/16B3748. Without text it is 0.
+func clockOf(text string, epoch uint8) (uint64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	if before, after, ok := strings.Cut(text, "@"); ok {
+		n, err := strconv.ParseUint(before, 10, 8)
+		if err != nil {
+			return 0, fmt.Errorf("%s: want an epoch and an LSN, such as 1@0/16B3748", text)
+		}
+		epoch, text = uint8(n), after
+	}
+	lsn, err := change.ParseLSN(text)
+	return event.Clock(epoch, uint64(lsn)), err
 }
 
 // Request implements projector.Backfills.

@@ -97,7 +97,7 @@ func newRoot() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
 	})
-	root.AddCommand(newRunCommand(), newCheckCommand(), newCatalogueCommand(), newStatusCommand(), newTailCommand(), newInitCommand(), newTestCommand(), newSchemaCommand(), newBackfillCommand(), newAdoptCommand(), newForgetCommand(), newDecryptCommand(), newDropCommand(), newWaitCommand(), newRebuildCommand(), newVerifyCommand(), newParkedCommand(), newExplainCommand(), newDemoCommand(), newVersionCommand())
+	root.AddCommand(newRunCommand(), newCheckCommand(), newCatalogueCommand(), newStatusCommand(), newTailCommand(), newInitCommand(), newTestCommand(), newSchemaCommand(), newBackfillCommand(), newAdoptCommand(), newForgetCommand(), newDecryptCommand(), newDropCommand(), newWaitCommand(), newRebuildCommand(), newVerifyCommand(), newReplayCommand(), newParkedCommand(), newExplainCommand(), newDemoCommand(), newVersionCommand())
 	return root
 }
 

@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Views are the read models of a pipeline and where they live.
@@ -11,6 +12,8 @@ type Views struct {
 	Store URL
 	// Schema is that of the views' tables. Default public.
 	Schema string
+	// VerifyEvery is how often the daemon compares the views with the source; 0: never.
+	VerifyEvery time.Duration
 	// List is at least one view, in the order written, names distinct.
 	List []View
 }
@@ -48,6 +51,9 @@ func (r *reader) views(path string, n *node) {
 	fields := []field{
 		{"store", r.url(&v.Store, checkStore), "store: ${DATABASE_URL}"},
 		{name: "schema", read: r.name(&v.Schema, checkViewName)},
+		{name: "verify", read: func(path string, n *node) {
+			r.mapping(path, n, field{"every", r.duration(&v.VerifyEvery, time.Second), "every: 24h"})
+		}},
 	}
 	for _, e := range n.entries {
 		if slices.ContainsFunc(fields, func(f field) bool { return f.name == e.name }) {

@@ -71,7 +71,38 @@ var viewMetrics = []viewMetric{
 	viewGauge("parked", "Keys of the view that are set aside.", func(_ *Views, w View) float64 { return float64(w.Parked) }),
 }
 
+// verifiedMetric is a number of each view, and of each mirror, that was compared with the source.
+type verifiedMetric struct {
+	desc  *prometheus.Desc
+	value func(Verified) float64
+}
+
+func verifiedGauge(name, help string, value func(Verified) float64) verifiedMetric {
+	return verifiedMetric{prometheus.NewDesc("walrill_verify_"+name, help, []string{"view"}, nil), value}
+}
+
+var verifiedMetrics = []verifiedMetric{
+	verifiedGauge("differences", "Rows that were not what the source has.", func(v Verified) float64 { return float64(v.Differences) }),
+	verifiedGauge("unjudged", "Keys about which nothing could be said, because they kept changing.", func(v Verified) float64 { return float64(v.Unjudged) }),
+	verifiedGauge("rows", "Rows that were compared.", func(v Verified) float64 { return float64(v.Rows) }),
+	verifiedGauge("timestamp_seconds", "When the view was compared with the source last.", func(v Verified) float64 { return float64(v.At.UnixMilli()) / 1000 }),
+}
+
+var verifyFailed = prometheus.NewDesc("walrill_verify_failed", "1 when the last comparison of the views with the source could not be done.", nil, nil)
+
+func (v *Verify) collect(ch chan<- prometheus.Metric) {
+	ch <- prometheus.MustNewConstMetric(verifyFailed, prometheus.GaugeValue, truth(v.Error != ""))
+	for _, w := range v.Views {
+		for _, m := range verifiedMetrics {
+			ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.value(w), w.View)
+		}
+	}
+}
+
 func (v *Views) collect(ch chan<- prometheus.Metric) {
+	if v.Verify != nil {
+		v.Verify.collect(ch)
+	}
 	for _, w := range v.Views {
 		for _, m := range viewMetrics {
 			ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.value(v, w), w.Name)
@@ -94,6 +125,10 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range viewMetrics {
 		ch <- m.desc
 	}
+	for _, m := range verifiedMetrics {
+		ch <- m.desc
+	}
+	ch <- verifyFailed
 	ch <- batchEntries
 	ch <- ackSeconds
 }

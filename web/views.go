@@ -21,6 +21,26 @@ type Views struct {
 	Transactions uint64  `json:"transactions"`  // of the store
 	Parked       int     `json:"parked"`        // keys that are set aside
 	Views        []View  `json:"views"`
+	Verify       *Verify `json:"verify,omitempty"` // nil when the daemon does not compare them with the source
+}
+
+// Verify is how the last comparison of the views with the source ended, by `views.verify`.
+type Verify struct {
+	Every string     `json:"every"`
+	At    time.Time  `json:"at,omitzero"` // when it ended
+	Took  float64    `json:"seconds"`
+	Error string     `json:"error,omitempty"` // why it could not be done
+	Views []Verified `json:"views"`           // of the last one that could
+}
+
+// Verified is what a comparison found about a view, or about a mirror that views are computed from.
+type Verified struct {
+	View        string    `json:"view"` // or the mirror's table
+	At          time.Time `json:"at"`
+	Rows        int64     `json:"rows"`
+	Differences int       `json:"differences"`
+	Parked      int       `json:"parked"`
+	Unjudged    int       `json:"unjudged"`
 }
 
 // View is one of them.

@@ -24,7 +24,8 @@ type viewReporter struct {
 	pipeline  string
 
 	mu     sync.Mutex
-	behind time.Time // since when the views are behind the watermark; zero when they are not
+	behind time.Time   // since when the views are behind the watermark; zero when they are not
+	verify *web.Verify // how they compare with the source; nil when that is not asked for
 }
 
 // keep makes the projector part of the report.
@@ -58,6 +59,10 @@ func (v *viewReporter) report(cfg *config.Config) *web.Views {
 		out.LagBytes = int64(watermark - st.Clock)
 	default:
 		v.behind = time.Time{}
+	}
+	if v.verify != nil {
+		last := *v.verify
+		out.Verify = &last
 	}
 	if !v.behind.IsZero() {
 		out.LagSeconds = time.Since(v.behind).Seconds()

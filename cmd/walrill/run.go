@@ -106,6 +106,9 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 		parts.run(views.Run)
 		groups := &viewGroups{client: client, pipeline: cfg.Pipeline, log: log}
 		parts.run(func(ctx context.Context) error { return groups.run(ctx, views) })
+		if every := cfg.Views.VerifyEvery; every > 0 {
+			parts.run(func(ctx context.Context) error { return report.views.verifyAll(ctx, cfg, every, log) })
+		}
 	}
 	if f.only != onlyViews {
 		p, err := f.capture(cfg, addr, client, log)

@@ -235,6 +235,9 @@ func printReport(w io.Writer, r web.Report) error {
 			row("  "+w.Name, "%s", line)
 		}
 	}
+	if r.Views != nil && r.Views.Verify != nil {
+		row("verify", "%s", verifySummary(r.Views.Verify))
+	}
 	switch r.Reload.State {
 	case "failed":
 		row("reload", "failed %s ago, an earlier configuration is in force: %s", time.Since(r.Reload.At).Round(time.Second), r.Reload.Error)

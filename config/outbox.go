@@ -13,12 +13,15 @@ type Outbox struct {
 
 	For  []string // aggregate types whose rows the stream takes, distinct; nil is all
 	Read bool     // rows that a backfill reads are events too
-	At   Pos
+	// Events are the types whose data is declared, in the order written. There may be others.
+	Events []Declared
+	At     Pos
 }
 
 // Messages says which logical messages a stream takes; without a prefix, none.
 type Messages struct {
 	Prefix string
+	Events []Declared // as an Outbox's
 	At     Pos
 }
 
@@ -49,6 +52,7 @@ func (r *reader) outbox(path string, n *node, t *Table) {
 				r.fail(n.at, path, "rows that are inserted are the events of an outbox: write `insert`, or `[insert, read]` for the rows that are there already, too")
 			}
 		}},
+		field{name: "events", read: func(path string, n *node) { o.Events = r.declared(path, n) }},
 	)
 	t.Outbox = o
 }
@@ -71,7 +75,8 @@ func (r *reader) checkOutbox(path string, t *Table, n *node) {
 // messages reads which logical messages a stream takes.
 func (r *reader) messages(path string, n *node, s *Stream) {
 	s.Messages.At = n.at
-	r.mapping(path, n, field{"prefix", r.name(&s.Messages.Prefix, checkPrefix), "prefix: orders"})
+	r.mapping(path, n, field{"prefix", r.name(&s.Messages.Prefix, checkPrefix), "prefix: orders"},
+		field{name: "events", read: func(path string, n *node) { s.Messages.Events = r.declared(path, n) }})
 	if s.Name == "*" {
 		r.fail(n.at, path, "messages have no table to name a stream after; give them a stream with a name")
 	}

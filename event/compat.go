@@ -23,6 +23,7 @@ type Terms struct {
 	Compatibility Compatibility
 	Version       int  // that the data must have; 0 leaves it to the catalogue
 	Built         bool // by data of a rule; else whole rows, which change with their table
+	Declared      bool // by `events` of an outbox or of messages
 	// Aggregate schemas are of rows of several tables. Such a version is Least or more: what the tables do to the rows counts on from there.
 	Aggregate bool
 	Least     int
@@ -181,6 +182,8 @@ func (s *Schema) Judge(known []Schema) ([]Difference, error) {
 	switch {
 	case terms.Aggregate:
 		ways = fmt.Sprintf("accept it as another version, `version: %d` in the aggregate; or set `compatibility: none` for it", highest+1)
+	case terms.Declared:
+		ways = fmt.Sprintf("publish it as another version, `version: %d` in `events`, or as another event type; or %s", highest+1, ways)
 	case terms.Built:
 		ways = fmt.Sprintf("publish it as another version, `version: %d` in the rule, or as another event type; or %s", highest+1, ways)
 	}

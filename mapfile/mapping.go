@@ -15,7 +15,7 @@ func Mapping(cfg *config.Config) transform.Mapping {
 	for _, s := range cfg.Streams {
 		stream := transform.StreamMapping{Name: s.Name, Partitions: s.Partitions, Park: s.Park, Where: s.At.String(),
 			Compatibility: event.Compatibility(s.Compatibility),
-			Messages:      transform.Messages{Prefix: s.Messages.Prefix, Where: s.Messages.At.String()}}
+			Messages:      transform.Messages{Prefix: s.Messages.Prefix, Events: declaredOf(s.Messages.Events), Where: s.Messages.At.String()}}
 		for _, t := range s.Tables {
 			stream.Tables = append(stream.Tables, tableMappingOf(t))
 		}
@@ -65,9 +65,25 @@ func tableMappingOf(t config.Table) transform.TableMapping {
 	if o := t.Outbox; o != nil {
 		m.Where = o.At.String()
 		m.Outbox = &transform.Outbox{ID: nameOf(o.ID), AggregateType: nameOf(o.AggregateType), AggregateID: nameOf(o.AggregateID),
-			Type: nameOf(o.Type), Payload: nameOf(o.Payload), Headers: nameOf(o.Headers), For: o.For, Read: o.Read}
+			Type: nameOf(o.Type), Payload: nameOf(o.Payload), Headers: nameOf(o.Headers), For: o.For, Read: o.Read, Events: declaredOf(o.Events)}
 	}
 	return m
+}
+
+func declaredOf(list []config.Declared) []transform.Declared {
+	var out []transform.Declared
+	for _, d := range list {
+		out = append(out, transform.Declared{Type: d.Type, Columns: declaredColumns(d.Data), Version: d.Version, Where: d.At.String()})
+	}
+	return out
+}
+
+func declaredColumns(members []config.DeclaredMember) []event.SchemaColumn {
+	var list []event.SchemaColumn
+	for _, m := range members {
+		list = append(list, event.SchemaColumn{Name: m.Name, JSON: m.JSON, Optional: m.Optional, Fields: declaredColumns(m.Members)})
+	}
+	return list
 }
 
 func nameOf(n config.Name) transform.Name { return transform.Name{Name: n.Name, Where: n.At.String()} }

@@ -11,17 +11,19 @@ import (
 type Published struct {
 	Stream *event.Stream
 	Where  string // of the table in the mapping
-	Outbox bool   // the application chooses types and data: Events is empty
+	Key    []string
+	Outbox bool // the application chooses types and data: Events are those that are declared
 	Events []PublishedEvent
 }
 
 // PublishedEvent is a type of event, with all the rules that make it.
 type PublishedEvent struct {
-	Type   string
-	On     []change.Op
-	Rules  []string // where they are; empty for what is published without rules
-	Built  bool     // by `data` of a rule; else whole rows
-	Schema *event.Schema
+	Type     string
+	On       []change.Op
+	Rules    []string // where they are; empty for what is published without rules
+	Built    bool     // by `data` of a rule; else whole rows
+	Schema   *event.Schema
+	Declared string // where it is, for what the application writes
 	// Aggregate is where it is in the mapping, for an aggregate's events. Children are the tables of the members of data.
 	Aggregate string
 	Children  map[string]string
@@ -50,7 +52,7 @@ func (t *table) describe() []Published {
 	var list []Published
 	for i := range t.routes {
 		r := &t.routes[i]
-		p := Published{Stream: r.stream, Where: r.where, Outbox: r.outbox != nil}
+		p := Published{Stream: r.stream, Where: r.where, Key: r.schema.Key, Outbox: r.outbox != nil}
 		switch {
 		case r.part != nil && r.part.child > 0:
 			continue // it is told of with its root
@@ -58,7 +60,13 @@ func (t *table) describe() []Published {
 			p.Events = r.part.agg.events()
 		case r.rules != nil:
 			p.Events = r.rules.describe()
-		case !p.Outbox:
+		case p.Outbox:
+			on := []change.Op{change.Insert}
+			if r.outbox.read {
+				on = append(on, change.Read)
+			}
+			p.Events = r.outbox.declared.describe(on...)
+		default:
 			p.Events = t.types.describe(r.schema)
 		}
 		list = append(list, p)
@@ -66,7 +74,12 @@ func (t *table) describe() []Published {
 	return list
 }
 
-// Schemas are those of the events that changes of tables make, without versions.
+// DescribeMessages says what is declared of the messages that a stream takes.
+func (m *Mapper) DescribeMessages(stream string) []PublishedEvent {
+	return m.declared[stream].describe(change.Message)
+}
+
+// Schemas are those of the events that changes of tables make, and of messages, without versions.
 func (m *Mapper) Schemas(tables []*change.Relation) ([]*event.Schema, error) {
 	published, err := m.Describe(tables)
 	var schemas []*event.Schema
@@ -75,6 +88,11 @@ func (m *Mapper) Schemas(tables []*change.Relation) ([]*event.Schema, error) {
 			if e.Schema != nil && !slices.Contains(schemas, e.Schema) {
 				schemas = append(schemas, e.Schema)
 			}
+		}
+	}
+	for i := range m.mapping.Streams {
+		for _, e := range m.DescribeMessages(m.mapping.Streams[i].Name) {
+			schemas = append(schemas, e.Schema)
 		}
 	}
 	return schemas, err

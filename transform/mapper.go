@@ -34,6 +34,7 @@ type Mapper struct {
 	named map[uint32]naming
 
 	aggregates map[*AggregateMapping]*aggregate
+	declared   map[string]declarations // of messages, by stream
 
 	// of the transaction
 	gathered gathering
@@ -73,6 +74,7 @@ func New(m Mapping, epoch uint8) (*Mapper, error) {
 		named:   map[uint32]naming{},
 
 		aggregates: map[*AggregateMapping]*aggregate{},
+		declared:   map[string]declarations{},
 		gathered:   gathering{limit: maxGathered},
 	}
 	for i := range m.Streams {
@@ -83,6 +85,7 @@ func New(m Mapping, epoch uint8) (*Mapper, error) {
 		if _, err := mapper.addStream(s.Name, s); err != nil {
 			return nil, err
 		}
+		mapper.declared[s.Name] = declare(s.Messages.Events, s.Name, "", nil, s.Compatibility)
 		for i := range s.Aggregates {
 			mapper.aggregates[&s.Aggregates[i]] = newAggregate(&s.Aggregates[i])
 		}

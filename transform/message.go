@@ -15,8 +15,9 @@ import (
 // Messages says that a stream takes logical messages: an outbox without a table. Their content is a JSON object with
 // type, key, data and headers.
 type Messages struct {
-	Prefix string // of the messages that the stream takes
-	Where  string // file:line for errors, optional
+	Prefix string     // of the messages that the stream takes
+	Events []Declared // types whose data is declared; there may be others
+	Where  string     // file:line for errors, optional
 }
 
 // Prefixes are those of the messages that streams take, sorted.
@@ -39,7 +40,13 @@ func (m *Mapper) message(c *change.Change) error {
 		}
 		stream := m.byName[s.Name]
 		e := event.Event{Stream: stream, Op: byte(change.Message), Time: m.time, Tx: m.xid}
-		if problem := m.readMessage(&e, c.Content); problem != "" {
+		problem := m.readMessage(&e, c.Content)
+		if problem == "" {
+			if problem = m.declared[s.Name].give(&e); problem != "" {
+				return &Error{Where: s.Messages.Where, Stream: s.Name, Problem: fmt.Sprintf("the message with prefix %s at %s cannot be an event: %s", c.Prefix, m.next(), problem), Fix: fixDeclared}
+			}
+		}
+		if problem != "" {
 			return &Error{Where: s.Messages.Where, Stream: s.Name,
 				Problem: fmt.Sprintf("the message with prefix %s at %s cannot be an event: %s", c.Prefix, m.next(), problem),
 				Fix: "have the application write {\"type\": \"order.paid\", \"key\": \"7\", \"data\": {…}}; to let this message pass, take `messages` out of the stream, " +

@@ -22,6 +22,8 @@ type Outbox struct {
 	For []string
 	// Read makes events of rows that a backfill has read, too.
 	Read bool
+	// Events are the types whose data is declared. There may be others.
+	Events []Declared
 }
 
 // outbox is an Outbox, compiled for a table. Columns are indexes, -1 without one.
@@ -31,6 +33,8 @@ type outbox struct {
 	appendPayload         appender
 	takes                 []string
 	read                  bool
+	events                []Declared
+	declared              declarations
 }
 
 // compileOutbox finds the columns. The key is the aggregate's id.
@@ -46,6 +50,7 @@ func compileOutbox(rel *change.Relation, tm *TableMapping) (*outbox, keyer, []*E
 		headers:       c.column(o.Headers, "headers", false),
 		takes:         o.For,
 		read:          o.Read,
+		events:        o.Events,
 	}
 	if len(c.errs) > 0 {
 		return out, keyer{}, c.errs
@@ -153,7 +158,13 @@ func (m *Mapper) outboxEvent(t *table, r *route, c *change.Change) (bool, error)
 		return true, m.outboxFailed(t, r, key, t.rel.Columns[o.headers].Name, "is not a JSON object")
 	}
 	e := m.emit(t, r, typ, c.Op, key)
-	e.Data, e.Headers, e.Schema, e.Shape = data, headers, 0, nil
+	e.Data, e.Headers = data, headers
+	if problem := o.declared.give(e); problem != "" {
+		m.events = m.events[:len(m.events)-1]
+		failed := m.outboxFailed(t, r, key, t.rel.Columns[o.payload].Name, "does not fit: "+problem)
+		failed.Fix = fixDeclared
+		return true, failed
+	}
 	return true, m.addKeyData(e, r, row, nil)
 }
 
@@ -234,7 +245,7 @@ func badType(typ string) string {
 }
 
 // outboxFailed says which row cannot be an event. No value of the row is in it but its key.
-func (m *Mapper) outboxFailed(t *table, r *route, key []byte, column, problem string) error {
+func (m *Mapper) outboxFailed(t *table, r *route, key []byte, column, problem string) *Error {
 	return &Error{Where: r.where, Stream: r.stream.Name, Table: t.name, Columns: []string{column},
 		Problem: fmt.Sprintf("the outbox row of key %q at %s cannot be an event: column %s %s", key, m.next(), column, problem),
 		Fix: "have the application write it right; to let this row pass, put rules in place of `outbox`, such as `events: [{type: unreadable, on: insert}]`, " +

@@ -150,7 +150,7 @@ func (s *scenario) run(command string, args []string) string {
 		s.outbox(args)
 		return ""
 	case "messages":
-		s.mapping.Streams[len(s.mapping.Streams)-1].Messages = Messages{args[0], "w.yaml:messages"}
+		s.mapping.Streams[len(s.mapping.Streams)-1].Messages = Messages{Prefix: args[0], Where: "w.yaml:messages"}
 		return ""
 	}
 	if s.mapper == nil {

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/expr-lang/expr/ast"
+
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/event"
 )
@@ -48,24 +50,57 @@ func (e encoding) jsonKind(t *change.Type) string {
 
 // jsonKind is the kind of an expression's value, NULL apart, as far as its types tell.
 func (c *checked) jsonKind() string {
-	switch {
-	case c.result.Nil || c.isUnknown():
+	if kind := c.kindOf(c.node); kind != "" {
+		return kind
+	}
+	return jsonAny
+}
+
+// kindOf is empty for nil. Of `c ? 0 : new.price` the library says only that it may be anything.
+func (c *checked) kindOf(node ast.Node) string {
+	switch n := node.(type) {
+	case *ast.ConditionalNode:
+		return eitherKind(c.kindOf(n.Exp1), c.kindOf(n.Exp2))
+	case *ast.BinaryNode:
+		if n.Operator == "??" {
+			return eitherKind(c.kindOf(n.Left), c.kindOf(n.Right))
+		}
+	}
+	switch result := node.Nature(); {
+	case result.Nil:
+		return ""
+	case result.IsUnknown(c.fast):
 		return jsonAny
-	case c.result.IsBool():
+	case result.IsBool():
 		return jsonBoolean
-	case c.result.IsInteger:
+	case result.IsInteger:
 		return jsonInteger
-	case c.result.IsNumber():
+	case result.IsNumber():
 		return jsonNumber
-	case c.result.IsString():
+	case result.IsString():
 		return jsonString
-	case c.result.IsArray():
+	case result.IsArray():
 		return jsonArray
-	case c.result.IsMap():
+	case result.IsMap():
 		return jsonObject
 	}
 	return jsonAny
 }
+
+// eitherKind is the kind of values that are of one of two.
+func eitherKind(a, b string) string {
+	switch {
+	case a == b || b == "":
+		return a
+	case a == "":
+		return b
+	case slices.Contains(numberKinds, a) && slices.Contains(numberKinds, b):
+		return jsonNumber
+	}
+	return jsonAny
+}
+
+var numberKinds = []string{jsonInteger, jsonNumber}
 
 // jsonKindOf is the kind of a constant that is a number, a truth value or null.
 func jsonKindOf(text string) string {
@@ -165,17 +200,10 @@ func mergeColumn(a, b event.SchemaColumn) event.SchemaColumn {
 	if a.Mask != b.Mask {
 		a.Mask = "" // it is not always masked
 	}
-	numbers := []string{jsonInteger, jsonNumber}
-	switch {
-	case a.JSON == jsonObject && b.JSON == jsonObject && len(a.Fields) > 0 && len(b.Fields) > 0:
+	if a.JSON == jsonObject && b.JSON == jsonObject && len(a.Fields) > 0 && len(b.Fields) > 0 {
 		a.Fields = mergeColumns(a.Fields, b.Fields)
 		return a
-	case a.JSON == b.JSON:
-	case slices.Contains(numbers, a.JSON) && slices.Contains(numbers, b.JSON):
-		a.JSON = jsonNumber
-	default:
-		a.JSON = jsonAny
 	}
-	a.Fields = nil
+	a.JSON, a.Fields = eitherKind(a.JSON, b.JSON), nil
 	return a
 }

@@ -73,6 +73,9 @@ func newTable(rel *change.Relation, routes []route) *table {
 		if r.rules != nil {
 			r.rules.schemas(r.schema)
 		}
+		if r.outbox != nil {
+			r.outbox.declared = declare(r.outbox.events, r.stream.Name, t.name, r.schema.Key, r.compatibility)
+		}
 	}
 	return t
 }

@@ -121,7 +121,7 @@ func gatherCatalogue(ctx context.Context, cfg *config.Config) (*catalogue.Catalo
 		for _, configured := range cfg.Streams {
 			if configured.Name == s.Name {
 				stream.Description, stream.Owner = configured.About.Description, configured.About.Owner
-				g.messages(&configured, &stream)
+				g.messages(mapper, &configured, &stream)
 			}
 		}
 		if err := addSamples(ctx, client, &stream); err != nil {

@@ -17,9 +17,6 @@ import (
 	"github.com/walrill/walrill/transform"
 )
 
-// sampleDepth is how many of a partition's newest entries are looked through for samples.
-const sampleDepth = 200
-
 // cataloguer gathers what the tables of a pipeline publish, by stream.
 type cataloguer struct {
 	config   *config.Config
@@ -68,70 +65,52 @@ func (g *cataloguer) table(t *capture.Described, published []transform.Published
 		about := g.tableAbout(p.Where)
 		about.Description = cmp.Or(about.Description, t.Comment)
 		list := g.events[p.Stream.Name]
-		if p.Outbox {
-			list = append(list, catalogue.Event{Table: t.String(), Description: about.Description, Owner: about.Owner, Published: true})
-		}
 		for i := range p.Events {
 			list = append(list, g.event(t, &p.Events[i], about))
+		}
+		if p.Outbox {
+			list = append(list, catalogue.Event{Table: t.String(), Key: p.Key, Description: about.Description, Owner: about.Owner, Opaque: true, Published: true})
 		}
 		g.events[p.Stream.Name] = list
 	}
 }
 
 // messages adds the logical messages that a stream takes.
-func (g *cataloguer) messages(s *config.Stream, stream *catalogue.Stream) {
-	if s.Messages.Prefix != "" {
-		stream.Events = append(stream.Events, catalogue.Event{Prefix: s.Messages.Prefix, Published: true})
+func (g *cataloguer) messages(mapper *transform.Mapper, s *config.Stream, stream *catalogue.Stream) {
+	if s.Messages.Prefix == "" {
+		return
 	}
+	for _, p := range mapper.DescribeMessages(s.Name) {
+		about := declaredAbout(s.Messages.Events, p.Declared)
+		e := catalogue.Event{Type: p.Type, Prefix: s.Messages.Prefix, Description: about.Description, Owner: cmp.Or(about.Owner, s.About.Owner)}
+		g.number(&e, p.Schema)
+		e.Fields = declaredFields(p.Schema.Columns)
+		stream.Events = append(stream.Events, e)
+	}
+	stream.Events = append(stream.Events, catalogue.Event{Prefix: s.Messages.Prefix, Owner: s.About.Owner, Opaque: true, Published: true})
 }
 
-// tableAbout is what the file says of the table at a place. What it does not say, the stream says.
-func (g *cataloguer) tableAbout(where string) config.About {
-	for _, s := range g.config.Streams {
-		for _, t := range s.Tables {
-			if t.At.String() == where {
-				return config.About{Description: t.About.Description, Owner: cmp.Or(t.About.Owner, s.About.Owner)}
-			}
+// declaredFields are those of what the application writes: any of them may be null.
+func declaredFields(columns []event.SchemaColumn) []catalogue.Field {
+	fields := catalogue.FieldsOf(columns)
+	for i := range fields {
+		fields[i].Required = !columns[i].Optional
+		if len(columns[i].Fields) > 0 {
+			fields[i].Fields = declaredFields(columns[i].Fields)
 		}
 	}
-	return config.About{}
-}
-
-// aggregateAbout is what the file says of the aggregate at a place.
-func (g *cataloguer) aggregateAbout(where string) config.About {
-	for _, s := range g.config.Streams {
-		for _, a := range s.Aggregates {
-			if a.At.String() == where {
-				return config.About{Description: a.About.Description, Owner: cmp.Or(a.About.Owner, s.About.Owner)}
-			}
-		}
-	}
-	return config.About{}
-}
-
-// ruleAbout is what the rules that make an event say of it, the first that says something.
-func (g *cataloguer) ruleAbout(places []string) (a config.About) {
-	for _, s := range g.config.Streams {
-		for _, t := range s.Tables {
-			for _, r := range t.Events {
-				if slices.Contains(places, r.At.String()) {
-					a.Description, a.Owner = cmp.Or(a.Description, r.About.Description), cmp.Or(a.Owner, r.About.Owner)
-				}
-			}
-		}
-	}
-	return a
+	return fields
 }
 
 func (g *cataloguer) event(t *capture.Described, p *transform.PublishedEvent, table config.About) catalogue.Event {
-	about := g.ruleAbout(p.Rules)
-	if p.Aggregate != "" {
-		about = g.aggregateAbout(p.Aggregate)
-	}
+	about := g.eventAbout(p)
 	e := catalogue.Event{Type: p.Type, Table: t.String(),
 		Description: cmp.Or(about.Description, table.Description), Owner: cmp.Or(about.Owner, table.Owner)}
 	for _, op := range p.On {
 		e.On = append(e.On, opName(op))
+	}
+	if p.Declared != "" {
+		return g.declared(&e, p)
 	}
 	if p.Schema == nil { // an aggregate's truncate
 		e.Published = true
@@ -151,6 +130,14 @@ func (g *cataloguer) event(t *capture.Described, p *transform.PublishedEvent, ta
 		}
 	}
 	return e
+}
+
+// declared completes an event of an outbox.
+func (g *cataloguer) declared(e *catalogue.Event, p *transform.PublishedEvent) catalogue.Event {
+	e.Key = p.Schema.Key
+	g.number(e, p.Schema)
+	e.Fields = declaredFields(p.Schema.Columns)
+	return *e
 }
 
 // number finds the version that the schema has, or will have.
@@ -244,32 +231,4 @@ func always(t *capture.Described, column int, on []change.Op) bool {
 		}
 	}
 	return true
-}
-
-// addSamples adds the newest entry of each type that is near the end of the stream.
-func addSamples(ctx context.Context, client redis.UniversalClient, s *catalogue.Stream) error {
-	newest := map[string]event.Event{}
-	for _, key := range s.Keys {
-		entries, err := client.XRevRangeN(ctx, key, "+", "-", sampleDepth).Result()
-		if err != nil {
-			return fmt.Errorf("read stream %s from Redis: %w", key, err)
-		}
-		for _, entry := range entries {
-			e, err := event.ParseEntry(entry.ID, entry.Values)
-			if err != nil {
-				return fmt.Errorf("read stream %s: %w", key, err)
-			}
-			name := e.Type + " " + e.Table
-			if before, ok := newest[name]; !ok || before.Position.Compare(e.Position) < 0 {
-				newest[name] = e
-			}
-		}
-	}
-	for i := range s.Events {
-		e := &s.Events[i]
-		if n, ok := newest[e.Type+" "+e.Table]; ok {
-			e.Sample = &catalogue.Sample{ID: n.Position.ID(), Key: string(n.Key), Time: n.Time.UTC().Format(event.TimeFormat), Data: n.Data, Old: n.Old}
-		}
-	}
-	return nil
 }

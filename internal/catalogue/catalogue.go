@@ -37,6 +37,9 @@ type Event struct {
 	Key         []string `json:"key,omitempty"`    // the columns of the ordering key, or its expression
 	Description string   `json:"description,omitempty"`
 	Owner       string   `json:"owner,omitempty"`
+	// Opaque data is whatever the application writes. Without a Type the event stands for all such of its table or prefix, and with
+	// one for a type that was seen in the stream.
+	Opaque bool `json:"opaque,omitempty"`
 	// Version is that of the data as the mapping makes it now. When it is not Published, nothing was yet, and it is the next.
 	Version   int     `json:"version,omitempty"`
 	Published bool    `json:"published"`

@@ -41,7 +41,11 @@ func (c *Catalogue) JSONSchema() any {
 
 // dataSchema is the schema of an event's data as it is published now.
 func (e *Event) dataSchema() object {
-	return append(object{{"title", e.Type}}.with("description", e.Description), members(e.Fields)...)
+	schema := object{{"title", e.Type}}.with("description", e.Description)
+	if e.Opaque {
+		return schema
+	}
+	return append(schema, members(e.Fields)...)
 }
 
 // earlierSchema knows of an earlier version what :catalogue does: not which values may be missing or null.

@@ -36,12 +36,19 @@ func (e *Event) markdown(b *strings.Builder) {
 		if e.Prefix != "" {
 			where = "logical messages with the prefix " + code(e.Prefix)
 		}
-		fmt.Fprintf(b, "Types and data are the application's, which writes them as %s.\n", where)
+		fmt.Fprintf(b, "Types and data that are not declared are the application's, which writes them as %s.\n", where)
 		return
 	}
 	fmt.Fprintf(b, "\n### %s\n\n", code(e.Type))
 	paragraph(b, e.Description)
-	fmt.Fprintf(b, "On %s of %s", strings.Join(e.On, ", "), code(e.Table))
+	switch {
+	case e.Opaque:
+		b.WriteString("Seen in the stream; its data is not declared")
+	case e.Prefix != "":
+		fmt.Fprintf(b, "In logical messages with the prefix %s", code(e.Prefix))
+	default:
+		fmt.Fprintf(b, "On %s of %s", strings.Join(e.On, ", "), code(e.Table))
+	}
 	if len(e.Key) > 0 && e.hasData() {
 		fmt.Fprintf(b, "; key %s", code(joined(e.Key)))
 	}

@@ -153,6 +153,7 @@ func (w *writer) family(f family) {
 	for _, p := range f.parts {
 		w.table(p.table, &p)
 	}
+	w.aggregate(f)
 }
 
 // partitions proposes a number of partitions by the number of rows. It is only a proposal while the parts
@@ -194,6 +195,11 @@ func (w *writer) table(t *Table, p *part) {
 	w.Tables++
 	w.line(3, "%s:", scalar(t.String()))
 	start := w.text.Len()
+	if o := t.outbox(); o != "" && p == nil {
+		w.line(4, "# Looks like an outbox: then each row that is inserted is an event that the application wrote, with type, key and data of its own.")
+		w.line(4, "#outbox: %s", o)
+		return
+	}
 	needsFull := false
 	if p != nil {
 		needsFull = !w.key(p)

@@ -21,7 +21,9 @@ func (c *checker) tables(ctx context.Context) []table {
 	before := len(c.out.Findings)
 	for _, t := range all { // one by one, so that each has its finding
 		if _, err := c.opts.Wanted(t.Relation); err != nil {
-			c.found("table "+t.String(), err)
+			for _, e := range each(err) {
+				c.found("table "+t.String(), e)
+			}
 		}
 	}
 	tables, _, err := c.wantedTables(ctx, c.conn)
@@ -50,6 +52,19 @@ func (c *checker) tables(ctx context.Context) []table {
 		c.ok("tables", "%d of %d in the database are captured", len(tables), len(all))
 	}
 	return tables
+}
+
+// each takes joined errors apart.
+func each(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, each(e)...)
+	}
+	return all
 }
 
 // uncaptured looks for relations that the mapping wants and that have no WAL to decode. It

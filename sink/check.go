@@ -26,6 +26,7 @@ type Diagnosis struct {
 	Read      bool       // Meta and Watermark are what is in Redis
 	Meta      event.Meta // as Connect returns them
 	Watermark uint64
+	Catalogue []event.Schema                   // what :catalogue says
 	Tops      map[*event.Stream]event.Position // as AddStream returns it, of those that can be continued
 }
 
@@ -46,6 +47,7 @@ func Check(ctx context.Context, o Options, streams []*event.Stream) *Diagnosis {
 	defer c.link.close()
 	if c.servers(ctx) && c.rights(ctx, streams) {
 		c.streams(ctx, streams)
+		c.others(ctx, streams)
 	}
 	return &c.out
 }
@@ -144,6 +146,10 @@ func (c *checker) streams(ctx context.Context, streams []*event.Stream) {
 		c.out.Meta, c.out.Watermark, err = readMeta(home, c.o.Pipeline)
 	}
 	if err != nil {
+		c.found("pipeline "+c.o.Pipeline, err)
+		return
+	}
+	if c.out.Catalogue, err = enter(home, c.o.Pipeline, map[string]event.Schema{}, nil); err != nil {
 		c.found("pipeline "+c.o.Pipeline, err)
 		return
 	}

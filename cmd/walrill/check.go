@@ -99,10 +99,11 @@ func check(ctx context.Context, cfg *config.Config) ([]finding, error) {
 		return nil, err
 	}
 	pg := source.Check(ctx)
-	streams, err := streamsOf(cfg, mapping, pg)
+	mapper, err := transform.New(mapping, 0)
 	if err != nil {
 		return nil, err
 	}
+	streams, fitting := streamsOf(cfg, mapper, pg)
 	redis := sink.Check(ctx, sinkOptions(cfg), streams)
 	var findings []finding
 	for _, f := range pg.Findings {
@@ -112,6 +113,10 @@ func check(ctx context.Context, cfg *config.Config) ([]finding, error) {
 	for _, f := range redis.Findings {
 		findings = append(findings, finding(f))
 	}
+	if pg.Asked {
+		findings = append(findings, subjectKeyRights(ctx, cfg)...)
+		findings = append(findings, compatible(mapper, fitting, redis)...)
+	}
 	findings = append(findings, lineage(cfg, pg, redis, streams)...)
 	for i := range findings {
 		findings[i].Finding, findings[i].Fix = redact(cfg, findings[i].Finding), redact(cfg, findings[i].Fix)
@@ -119,13 +124,9 @@ func check(ctx context.Context, cfg *config.Config) ([]finding, error) {
 	return findings, nil
 }
 
-// streamsOf are the streams that the tables of the database feed; without Postgres, those that the file names.
-func streamsOf(cfg *config.Config, mapping transform.Mapping, pg *capture.Diagnosis) ([]*event.Stream, error) {
-	mapper, err := transform.New(mapping, 0)
-	if err != nil {
-		return nil, err
-	}
-	var streams []*event.Stream
+// streamsOf are the streams that the tables of the database feed; without Postgres, those that the file names. Fitting are
+// the tables that the mapping fits.
+func streamsOf(cfg *config.Config, mapper *transform.Mapper, pg *capture.Diagnosis) (streams []*event.Stream, fitting []*change.Relation) {
 	seen := map[string]bool{}
 	add := func(s *event.Stream) {
 		if !seen[s.Name] {
@@ -138,6 +139,7 @@ func streamsOf(cfg *config.Config, mapping transform.Mapping, pg *capture.Diagno
 		if err != nil {
 			continue // it has its finding
 		}
+		fitting = append(fitting, table)
 		for _, s := range fed {
 			add(s)
 		}
@@ -147,7 +149,7 @@ func streamsOf(cfg *config.Config, mapping transform.Mapping, pg *capture.Diagno
 			add(event.NewStream(s.Name, s.Partitions))
 		}
 	}
-	return streams, nil
+	return streams, fitting
 }
 
 // misnamed are the tables that the file names and the database does not have.

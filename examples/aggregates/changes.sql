@@ -1,0 +1,11 @@
+BEGIN;
+INSERT INTO baskets VALUES (1, 'Ada');
+INSERT INTO basket_lines VALUES (1, 1, 'tea', 2), (1, 2, 'milk', 1);
+COMMIT;
+BEGIN;
+UPDATE basket_lines SET qty = 3 WHERE basket_id = 1 AND no = 1;
+DELETE FROM basket_lines WHERE basket_id = 1 AND no = 2;
+INSERT INTO deliveries VALUES (1, 'Main St 1', 'Bath');
+COMMIT;
+UPDATE baskets SET status = 'ordered' WHERE id = 1;
+DELETE FROM baskets WHERE id = 1;

@@ -42,6 +42,9 @@ func (c *checker) others(ctx context.Context, streams []*event.Stream) {
 			closed++
 			continue
 		}
+		if meta.Dropped != "" { // it writes no more
+			continue
+		}
 		for _, s := range streams {
 			if n, has := meta.Streams[s.Name]; has && sharesKey(s, event.NewStream(s.Name, n)) {
 				found = true

@@ -8,8 +8,10 @@ import (
 
 // Views are the read models of a pipeline and where they live.
 type Views struct {
-	// Store is the Postgres database of the views, in the forms of Source.URL.
+	// Store is the Postgres database of the views, in the forms of Source.URL; zero when all are documents of tables.
 	Store URL
+	// Documents is the Redis of the views that are documents, in the forms of Sink.URL; zero for that of the streams.
+	Documents URL
 	// Schema is that of the views' tables. Default public.
 	Schema string
 	// VerifyEvery is how often the daemon compares the views with the source; 0: never.
@@ -18,12 +20,19 @@ type Views struct {
 	List []View
 }
 
-// View is one read model: a mirror of a table, or a query over mirrors.
+// View is one read model: a mirror of a table, a query over mirrors, or documents in Redis made of a table's rows or
+// another view's.
 type View struct {
 	Name string
+	// Document is the pattern of the documents' keys; empty for a table in the store.
+	Document []KeyPart
+	// As is json or hash, for documents.
+	As string
+	// From is the view whose rows are the documents; empty when Mirror has them.
+	From string
 	// Mirror is the table, as schema.table, of which the view is a copy; empty for a query.
 	Mirror  string
-	Columns Columns // of a mirror
+	Columns Columns // of Mirror
 	// Key is the columns of a query's result that tell its rows apart.
 	Key []string
 	// Query is one SELECT over the tables of the streams.
@@ -49,7 +58,8 @@ func (r *reader) views(path string, n *node) {
 	own := *n
 	own.entries = nil
 	fields := []field{
-		{"store", r.url(&v.Store, checkStore), "store: ${DATABASE_URL}"},
+		{name: "store", read: func(path string, n *node) { r.store(path, n, v) }},
+		{name: "documents", read: r.url(&v.Documents, checkSink)},
 		{name: "schema", read: r.name(&v.Schema, checkViewName)},
 		{name: "verify", read: func(path string, n *node) {
 			r.mapping(path, n, field{"every", r.duration(&v.VerifyEvery, time.Second), "every: 24h"})
@@ -72,7 +82,59 @@ func (r *reader) views(path string, n *node) {
 	if len(v.List) == 0 && len(r.errs) == 0 {
 		r.fail(n.owner, path, "no view is given; write one such as `orders_copy: {mirror: public.orders}`")
 	}
+	if len(r.errs) == 0 {
+		r.checkViews(path, n)
+	}
 }
+
+// checkViews says which views need a store, and which other view.
+func (r *reader) checkViews(path string, n *node) {
+	v := &r.cfg.Views
+	for _, w := range v.List {
+		where := join(path, w.Name)
+		i := slices.IndexFunc(v.List, func(o View) bool { return o.Name == w.From })
+		switch {
+		case w.From != "" && i < 0:
+			var names []string
+			for _, o := range v.List {
+				if o.Document == nil {
+					names = append(names, o.Name)
+				}
+			}
+			r.fail(w.At, where, "`from` names no view in the store: %s%s", show(w.From), meant(w.From, names))
+		case w.From != "" && v.List[i].Document != nil:
+			r.fail(w.At, where, "`from: %s` is made of documents itself; name a view in the store", w.From)
+		case !w.Direct() && v.Store.IsZero() && !r.unconnected:
+			r.fail(n.owner, path, "the view %s needs a Postgres; write `store: ${DATABASE_URL}`, or make it a document of a table: `{document: \"order:{id}\", mirror: public.orders}`", w.Name)
+		}
+	}
+}
+
+// meant names the view that somebody may have meant.
+func meant(got string, names []string) string {
+	if near := Nearest(got, names); near != "" {
+		return "; did you mean " + show(near) + "?"
+	}
+	return "; give the query or mirror that has the rows a name, and write it here"
+}
+
+// store reads where the views are: a Postgres, or a Redis for those that are documents of tables.
+func (r *reader) store(path string, n *node, v *Views) {
+	var url URL
+	r.url(&url, checkStore)(path, n)
+	if isRedis(url) {
+		v.Documents = url
+		return
+	}
+	v.Store = url
+}
+
+func isRedis(u URL) bool {
+	return u.open != nil && slices.Contains(sinkSchemes, u.open().anatomy.scheme)
+}
+
+// Direct reports whether a view is made of the streams alone, without a store in Postgres.
+func (v *View) Direct() bool { return v.Document != nil && v.From == "" }
 
 func (r *reader) view(path string, e entry) (View, bool) {
 	v := View{Name: e.name, At: e.at}
@@ -96,6 +158,9 @@ func (r *reader) view(path string, e entry) (View, bool) {
 			v.Mirror = pattern
 		}},
 		field{name: "columns", read: func(path string, n *node) { r.columns(path, n, &v.Columns) }},
+		field{name: "document", read: func(path string, n *node) { v.Document = r.keyPattern(path, n) }},
+		field{name: "from", read: r.name(&v.From, checkViewName)},
+		field{name: "as", read: func(path string, n *node) { choose(r, path, n, &v.As, DocumentJSON, DocumentHash) }},
 		field{name: "key", read: func(path string, n *node) { v.Key = r.columnList(path, n, "key") }},
 		field{name: "query", read: r.sql(&v.Query, "a SELECT")},
 		field{name: "affects", read: func(path string, n *node) { v.Affects = r.affects(path, n) }},
@@ -110,6 +175,10 @@ func (r *reader) view(path string, e entry) (View, bool) {
 func (r *reader) checkView(path string, e entry, v *View) {
 	columns := v.Columns.Include != nil || v.Columns.Exclude != nil || v.Columns.Rename != nil
 	switch {
+	case v.Document != nil:
+		r.checkDocument(path, e, v, columns)
+	case v.From != "" || v.As != "":
+		r.fail(e.at, path, "`from` and `as` are for documents in Redis; write `document: \"order:{order_id}\"` with them, the pattern of their keys")
 	case v.Mirror == "" && v.Query == "":
 		r.fail(e.at, path, "a view needs `mirror: public.orders`, a copy of a table, or `query: SELECT …` with `key: …`")
 	case v.Mirror != "" && (v.Query != "" || v.Key != nil || v.Affects != nil):
@@ -159,10 +228,10 @@ func checkViewName(name string) string {
 
 const maxViewName = 50
 
-// checkStore checks the address of the view store.
+// checkStore checks the address of the view store. A Redis takes documents of tables only, which checkViews sees to.
 func checkStore(a anatomy) string {
-	if a.scheme == "redis" || a.scheme == "rediss" {
-		return "is of a Redis; this version keeps views in Postgres, write `postgres://user:password@host:5432/database`"
+	if slices.Contains(sinkSchemes, a.scheme) {
+		return checkSink(a)
 	}
 	return checkSource(a)
 }

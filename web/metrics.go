@@ -64,10 +64,23 @@ func viewGauge(name, help string, value func(*Views, View) float64) viewMetric {
 
 var viewMetrics = []viewMetric{
 	viewGauge("live", "1 while the view is complete and follows.", func(v *Views, w View) float64 {
+		if w.Lag != nil {
+			return truth(w.Running && w.State == "live")
+		}
 		return truth(v.State == "running" && v.Gap == "" && w.State == "live")
 	}),
-	viewGauge("lag_bytes", "WAL between the view's position and the watermark in Redis.", func(v *Views, _ View) float64 { return float64(v.LagBytes) }),
-	viewGauge("lag_seconds", "For how long the view has been behind the watermark in Redis.", func(v *Views, _ View) float64 { return v.LagSeconds }),
+	viewGauge("lag_bytes", "WAL between the view's position and the watermark in Redis.", func(v *Views, w View) float64 {
+		if w.Lag != nil {
+			return float64(w.LagBytes)
+		}
+		return float64(v.LagBytes)
+	}),
+	viewGauge("lag_seconds", "For how long the view has been behind the watermark in Redis.", func(v *Views, w View) float64 {
+		if w.Lag != nil {
+			return w.LagSeconds
+		}
+		return v.LagSeconds
+	}),
 	viewGauge("parked", "Keys of the view that are set aside.", func(_ *Views, w View) float64 { return float64(w.Parked) }),
 }
 

@@ -46,10 +46,19 @@ type Verified struct {
 // View is one of them.
 type View struct {
 	Name   string `json:"name"`
-	Kind   string `json:"kind"`  // mirror or query
+	Kind   string `json:"kind"`  // mirror, query or document
 	State  string `json:"state"` // filling or live
 	Error  string `json:"error,omitempty"`
 	Parked int    `json:"parked"`
+	*Lag          // of documents, which have a position of their own
+}
+
+// Lag is how far a view is that has a position of its own.
+type Lag struct {
+	Position   string  `json:"position_lsn,omitempty"`
+	LagBytes   int64   `json:"lag_bytes"`
+	LagSeconds float64 `json:"lag_seconds"`
+	Running    bool    `json:"running"` // this daemon keeps it
 }
 
 // A WaitError is a wait that has not come to its end.

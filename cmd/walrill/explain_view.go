@@ -24,7 +24,20 @@ func explainView(cmd *cobra.Command, view string, asJSON bool) error {
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), 4*askTimeout)
 	defer cancel()
-	e, err := projector.Explain(ctx, projectorOptions(cfg, nil, slog.New(slog.DiscardHandler)), view)
+	options := projectorOptions(cfg, nil, slog.New(slog.DiscardHandler))
+	for _, v := range documentsOf(cfg) {
+		if v.Name == view {
+			e, err := projector.ExplainDocuments(ctx, options, &v)
+			if err == nil {
+				err = printDocuments(cmd.OutOrStdout(), e, asJSON)
+			}
+			return redacted(cfg, err)
+		}
+	}
+	if err := storeOf(cfg); err != nil {
+		return err
+	}
+	e, err := projector.Explain(ctx, options, view)
 	if err != nil {
 		return redacted(cfg, err)
 	}
@@ -35,6 +48,26 @@ func explainView(cmd *cobra.Command, view string, asJSON bool) error {
 	}
 	printExplanation(cmd.OutOrStdout(), e)
 	return nil
+}
+
+func printDocuments(w io.Writer, e projector.DocumentExplanation, asJSON bool) error {
+	if asJSON {
+		encoder := json.NewEncoder(w)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(e)
+	}
+	var columns []string
+	for _, c := range e.Columns {
+		columns = append(columns, c.As)
+	}
+	fmt.Fprintf(w, "%s: documents %s, as %s\n  %s\n", e.View, e.Pattern, e.As, strings.Join(columns, ", "))
+	if e.From != "" {
+		fmt.Fprintf(w, "  from:  view %s\n", e.From)
+	} else {
+		fmt.Fprintf(w, "  from:  %s, by stream %s\n", e.Table, e.Stream)
+	}
+	_, err := fmt.Fprintf(w, "  state: %s\n", e.State)
+	return err
 }
 
 func printExplanation(w io.Writer, e projector.Explanation) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/walrill/walrill/config"
@@ -24,6 +25,9 @@ func inStore(cmd *cobra.Command, f func(context.Context, *config.Config, *pgx.Co
 	if err := wantViews(cfg); err != nil {
 		return err
 	}
+	if err := storeOf(cfg); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), 4*askTimeout)
 	defer cancel()
 	conn, err := projector.Connect(ctx, cfg.Views.Store.Reveal())
@@ -36,11 +40,19 @@ func inStore(cmd *cobra.Command, f func(context.Context, *config.Config, *pgx.Co
 
 // parkedInViews are the keys that views have set aside, of one view when it is not "".
 func parkedInViews(cmd *cobra.Command, view string) (list []projector.Parked, err error) {
+	cfg, err := load(cmd)
+	if err != nil {
+		return nil, err
+	}
+	documents, err := parkedDocuments(cmd.Context(), cfg, view)
+	if err != nil || cfg.Views.Store.IsZero() {
+		return documents, err
+	}
 	err = inStore(cmd, func(ctx context.Context, cfg *config.Config, conn *pgx.Conn) (err error) {
 		list, err = projector.ListParked(ctx, conn, cfg.Pipeline, view)
 		return err
 	})
-	return list, err
+	return append(list, documents...), err
 }
 
 func printParked(w io.Writer, list []projector.Parked) error {
@@ -70,18 +82,17 @@ func showParkedKey(cmd *cobra.Command, view, key string) error {
 
 // settleParkedRows retries or drops a key of a view, or all of them when it is nil.
 func settleParkedRows(cmd *cobra.Command, action, view string, key *string) error {
-	change, done := projector.RetryParked, "to be tried again"
-	if action == "drop" {
-		change, done = projector.DropParked, "forgotten"
-	}
 	text := ""
 	if key != nil {
 		if text = *key; !json.Valid([]byte(text)) {
 			return usageError{fmt.Errorf(`the key %s is not JSON; want it as the list shows it, such as '{"order_id": 7}'`, text)}
 		}
 	}
-	return inStore(cmd, func(ctx context.Context, cfg *config.Config, conn *pgx.Conn) error {
-		n, err := change(ctx, conn, cfg.Pipeline, view, text)
+	cfg, err := load(cmd)
+	if err != nil {
+		return err
+	}
+	report := func(n int64, done string, err error) error {
 		if err == nil && n == 0 {
 			err = fmt.Errorf("view %s has no such key set aside; `walrill parked list` shows them", view)
 		}
@@ -89,5 +100,23 @@ func settleParkedRows(cmd *cobra.Command, action, view string, key *string) erro
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: keys %s: %d\n", view, done, n)
 		}
 		return err
+	}
+	if ok, err := withDocuments(cmd.Context(), cfg, view, func(ctx context.Context, client redis.UniversalClient, v *projector.DocumentView) error {
+		change, done := projector.RetryParkedDocuments, "written"
+		if action == "drop" {
+			change, done = projector.DropParkedDocuments, "forgotten"
+		}
+		n, err := change(ctx, client, cfg.Pipeline, v, text)
+		return report(n, done, err)
+	}); ok {
+		return err
+	}
+	change, done := projector.RetryParked, "to be tried again"
+	if action == "drop" {
+		change, done = projector.DropParked, "forgotten"
+	}
+	return inStore(cmd, func(ctx context.Context, cfg *config.Config, conn *pgx.Conn) error {
+		n, err := change(ctx, conn, cfg.Pipeline, view, text)
+		return report(n, done, err)
 	})
 }

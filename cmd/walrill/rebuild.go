@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/walrill/walrill/config"
@@ -41,6 +42,22 @@ view's table in one transaction: readers see the view as it was until then. A vi
 
 // rebuild leaves a request in the view store and waits for its answer, if anybody is there to give one.
 func rebuild(ctx context.Context, w io.Writer, cfg *config.Config, view, action string) error {
+	ok, err := withDocuments(ctx, cfg, view, func(ctx context.Context, client redis.UniversalClient, v *projector.DocumentView) error {
+		if action == projector.Rollback {
+			return fmt.Errorf("rollback of view %s: documents have one definition, in the configuration: change it there", view)
+		}
+		request, err := projector.AskDocuments(ctx, client, cfg.Pipeline, v)
+		if err != nil {
+			return err
+		}
+		return follow(ctx, w, view, action, request.Answer)
+	})
+	if ok {
+		return err
+	}
+	if err := storeOf(cfg); err != nil {
+		return err
+	}
 	conn, err := projector.Connect(ctx, cfg.Views.Store.Reveal())
 	if err != nil {
 		return err
@@ -50,8 +67,13 @@ func rebuild(ctx context.Context, w io.Writer, cfg *config.Config, view, action 
 	if err != nil {
 		return err
 	}
+	return follow(ctx, w, view, action, request.Answer)
+}
+
+// follow waits for an answer, as long as somebody is there to give one.
+func follow(ctx context.Context, w io.Writer, view, action string, ask func(context.Context) (projector.Answer, error)) error {
 	for {
-		answer, err := request.Answer(ctx)
+		answer, err := ask(ctx)
 		switch {
 		case err != nil:
 			return err

@@ -101,13 +101,19 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 	defer client.Close() //nolint:errcheck // what it wrote was acknowledged
 	parts := newParts(ctx)
 	if len(cfg.Views.List) > 0 && f.only != onlyCapture {
-		views := newProjector(cfg, client, log)
+		views, err := newViewKeeper(cfg, client, log)
+		if err != nil {
+			return redacted(cfg, err)
+		}
+		defer views.close()
 		report.keep(views, client)
-		parts.run(views.Run)
-		groups := &viewGroups{client: client, pipeline: cfg.Pipeline, log: log}
-		parts.run(func(ctx context.Context) error { return groups.run(ctx, views) })
-		if every := cfg.Views.VerifyEvery; every > 0 {
-			parts.run(func(ctx context.Context) error { return report.views.verifyAll(ctx, cfg, every, log) })
+		views.start(parts)
+		if views.store != nil {
+			groups := &viewGroups{client: client, pipeline: cfg.Pipeline, log: log}
+			parts.run(func(ctx context.Context) error { return groups.run(ctx, views.store) })
+			if every := cfg.Views.VerifyEvery; every > 0 {
+				parts.run(func(ctx context.Context) error { return report.views.verifyAll(ctx, cfg, every, log) })
+			}
 		}
 	}
 	if f.only != onlyViews {
@@ -206,7 +212,7 @@ func redactAttr(cfg *config.Config, a slog.Attr) slog.Attr {
 
 // redact removes what drivers may have put of a connection string into text.
 func redact(cfg *config.Config, text string) string {
-	return config.Redact(text, cfg.Source.URL, cfg.Sink.URL, cfg.Views.Store)
+	return config.Redact(text, cfg.Source.URL, cfg.Sink.URL, cfg.Views.Store, cfg.Views.Documents)
 }
 
 // redacted keeps an error's kind and hides its secrets.

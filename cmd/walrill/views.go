@@ -48,20 +48,28 @@ func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slo
 func viewsOf(cfg *config.Config) []projector.View {
 	var list []projector.View
 	for _, v := range cfg.Views.List {
-		view := projector.View{Name: v.Name, Mirror: v.Mirror, Include: plainNames(v.Columns.Include), Exclude: plainNames(v.Columns.Exclude),
-			Key: v.Key, Query: v.Query, Affects: map[string]string{}, Where: v.At.String()}
-		if v.Columns.Rename != nil {
-			view.Rename = map[string]string{}
+		if v.Document != nil {
+			continue
 		}
-		for _, r := range v.Columns.Rename {
-			view.Rename[r.From.Name] = r.To
-		}
-		for _, a := range v.Affects {
-			view.Affects[a.Table] = a.SQL
-		}
+		view := viewOf(v)
 		list = append(list, view)
 	}
 	return list
+}
+
+func viewOf(v config.View) projector.View {
+	view := projector.View{Name: v.Name, Mirror: v.Mirror, Include: plainNames(v.Columns.Include), Exclude: plainNames(v.Columns.Exclude),
+		Key: v.Key, Query: v.Query, Affects: map[string]string{}, Where: v.At.String()}
+	if v.Columns.Rename != nil {
+		view.Rename = map[string]string{}
+	}
+	for _, r := range v.Columns.Rename {
+		view.Rename[r.From.Name] = r.To
+	}
+	for _, a := range v.Affects {
+		view.Affects[a.Table] = a.SQL
+	}
+	return view
 }
 
 func plainNames(names []config.Name) []string {

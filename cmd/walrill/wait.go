@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/walrill/walrill/change"
@@ -54,20 +55,35 @@ func (f *waitFlags) run(cmd *cobra.Command, view string) error {
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout+askTimeout)
 	defer cancel()
-	conn, err := projector.Connect(ctx, cfg.Views.Store.Reveal())
-	if err != nil {
-		return redacted(cfg, err)
+	var reached uint64
+	ok, err := withDocuments(ctx, cfg, view, func(ctx context.Context, client redis.UniversalClient, v *projector.DocumentView) (err error) {
+		reached, err = projector.WaitForDocuments(ctx, client, cfg.Pipeline, v, uint64(lsn), f.timeout)
+		return err
+	})
+	if !ok {
+		reached, err = waitInStore(ctx, cfg, view, uint64(lsn), f.timeout)
 	}
-	defer conn.Close(ctx) //nolint:errcheck // it only read
-	reached, err := projector.WaitFor(ctx, conn, view, uint64(lsn), f.timeout)
 	if err != nil {
-		return redacted(cfg, err)
+		return err
 	}
 	if f.json {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]string{"view": view, "position": change.LSN(reached).String()})
 	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%s is at %s\n", view, change.LSN(reached))
 	return nil
+}
+
+func waitInStore(ctx context.Context, cfg *config.Config, view string, lsn uint64, timeout time.Duration) (uint64, error) {
+	if err := storeOf(cfg); err != nil {
+		return 0, err
+	}
+	conn, err := projector.Connect(ctx, cfg.Views.Store.Reveal())
+	if err != nil {
+		return 0, redacted(cfg, err)
+	}
+	defer conn.Close(ctx) //nolint:errcheck // it only read
+	reached, err := projector.WaitFor(ctx, conn, view, lsn, timeout)
+	return reached, redacted(cfg, err)
 }
 
 func wantViews(cfg *config.Config) error {

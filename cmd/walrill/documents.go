@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/consumer"
+	"github.com/walrill/walrill/projector"
+)
+
+// viewKeeper is what keeps a configuration's views: those in the store, and those that are documents in Redis.
+type viewKeeper struct {
+	store     *projector.Projector // nil when all views are documents of tables
+	documents *projector.Documents // nil when none is
+	views     []projector.DocumentView
+	client    redis.UniversalClient // of the documents
+}
+
+func newViewKeeper(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) (*viewKeeper, error) {
+	k := &viewKeeper{views: documentsOf(cfg)}
+	o := projectorOptions(cfg, client, log)
+	if len(o.Views) > 0 {
+		k.store = projector.New(o)
+	}
+	var err error
+	if k.client, err = documentClient(cfg); err != nil {
+		return nil, err
+	}
+	k.documents = projector.NewDocuments(projector.DocumentOptions{Pipeline: cfg.Pipeline, Client: k.client, Views: k.views, Store: k.store, StoreURL: o.StoreURL,
+		Tables: o.Tables, Open: o.Open, Watermark: o.Watermark, Backfills: o.Backfills, Log: log})
+	return k, nil
+}
+
+func (k *viewKeeper) start(p *parts) {
+	if k.store != nil {
+		p.run(k.store.Run)
+	}
+	if k.documents != nil {
+		p.run(k.documents.Run)
+	}
+}
+
+func (k *viewKeeper) close() {
+	if k.client != nil {
+		k.client.Close() //nolint:errcheck // what it wrote was acknowledged
+	}
+}
+
+// documentsOf are the views that are documents.
+func documentsOf(cfg *config.Config) []projector.DocumentView {
+	var list []projector.DocumentView
+	for _, v := range cfg.Views.List {
+		if v.Document == nil {
+			continue
+		}
+		d := projector.DocumentView{Name: v.Name, Hash: v.As == config.DocumentHash, From: v.From, Table: viewOf(v), Where: v.At.String()}
+		for _, p := range v.Document {
+			d.Pattern = append(d.Pattern, projector.KeyPart{Text: p.Text, Column: p.Column})
+		}
+		list = append(list, d)
+	}
+	return list
+}
+
+// documentClient is a client of the Redis that has the documents.
+func documentClient(cfg *config.Config) (redis.UniversalClient, error) {
+	url := cfg.Views.Documents
+	if url.IsZero() {
+		url = cfg.Sink.URL
+	}
+	return consumer.NewClient(url.Reveal())
+}
+
+// withDocuments runs f for a view that is documents. ok is false when it is none.
+func withDocuments(ctx context.Context, cfg *config.Config, view string, f func(context.Context, redis.UniversalClient, *projector.DocumentView) error) (ok bool, err error) {
+	for _, v := range documentsOf(cfg) {
+		if v.Name != view {
+			continue
+		}
+		client, err := documentClient(cfg)
+		if err != nil {
+			return true, redacted(cfg, err)
+		}
+		defer client.Close() //nolint:errcheck // what it did was acknowledged
+		return true, redacted(cfg, f(ctx, client, &v))
+	}
+	return false, nil
+}
+
+// parkedDocuments are those that documents have set aside: of one view, or of all when it is "".
+func parkedDocuments(ctx context.Context, cfg *config.Config, view string) (list []projector.Parked, err error) {
+	for _, v := range documentsOf(cfg) {
+		if view != "" && v.Name != view {
+			continue
+		}
+		_, err := withDocuments(ctx, cfg, v.Name, func(ctx context.Context, client redis.UniversalClient, v *projector.DocumentView) error {
+			parked, err := projector.ListParkedDocuments(ctx, client, cfg.Pipeline, v)
+			list = append(list, parked...)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// storeOf wants a view to be one in Postgres, or all when it is "".
+func storeOf(cfg *config.Config) error {
+	if cfg.Views.Store.IsZero() {
+		return usageError{fmt.Errorf("the configuration has no view store in Postgres: all its views are documents, and it has none of that name")}
+	}
+	return nil
+}

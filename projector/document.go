@@ -178,15 +178,3 @@ func fieldsOf(object []byte) ([]string, error) {
 	})
 	return list, err
 }
-
-// object writes a row as a JSON object with the view's names.
-func object(columns []Column, values row) []byte {
-	b := []byte{'{'}
-	for i, v := range values {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = appendField(b, columns[i].As, v)
-	}
-	return append(b, '}')
-}

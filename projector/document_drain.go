@@ -3,6 +3,7 @@ package projector
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -319,8 +320,8 @@ func (k *storeKeeper) rowKey(object []byte) string {
 			if len(b) > 1 {
 				b = append(b, ", "...)
 			}
-			quoted := appendField(nil, string(name), nil)
-			b = append(append(append(b, quoted...), ' '), value...)
+			quoted, _ := json.Marshal(string(name)) // of a string: never fails
+			b = append(append(append(b, quoted...), ": "...), value...)
 		}
 	})
 	return string(append(b, '}'))

@@ -203,7 +203,7 @@ func (k *directKeeper) operations(ctx context.Context) ([]docOp, error) {
 		case k.reads[string(c.key)]:
 			kind = 'c'
 		}
-		op, err := k.store.set(kind, key, object(k.def.Mirror.Columns, c.row))
+		op, err := k.store.set(kind, key, k.fold.object(c.row))
 		if err != nil {
 			return nil, err
 		}

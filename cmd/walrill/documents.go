@@ -2,7 +2,7 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"log/slog"
 
 	"github.com/redis/go-redis/v9"
@@ -112,7 +112,7 @@ func parkedDocuments(ctx context.Context, cfg *config.Config, view string) (list
 // storeOf wants a view to be one in Postgres, or all when it is "".
 func storeOf(cfg *config.Config) error {
 	if cfg.Views.Store.IsZero() {
-		return usageError{fmt.Errorf("the configuration has no view store in Postgres: all its views are documents, and it has none of that name")}
+		return usageError{errors.New("the configuration has no view store in Postgres: all its views are documents, and none of them is meant")}
 	}
 	return nil
 }

@@ -69,6 +69,9 @@ func (f *replayFlags) run(cmd *cobra.Command, view string) error {
 	if err := wantViews(cfg); err != nil {
 		return err
 	}
+	if err := storeOf(cfg); err != nil {
+		return err
+	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
 	if err != nil {
 		return redacted(cfg, err)

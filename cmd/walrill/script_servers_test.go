@@ -119,7 +119,8 @@ func startRedisCommand(ts *testscript.TestScript, args []string) {
 
 // redisUserCommand makes the user of docs/operations.md and points $REDIS_URL at it.
 func redisUserCommand(ts *testscript.TestScript, args []string) {
-	need(ts, len(args) == 0, "redis-user")
+	documents := slices.Equal(args, []string{"-documents"})
+	need(ts, len(args) == 0 || documents, "redis-user [-documents]")
 	doc, err := os.ReadFile(filepath.Join(repository, "docs", "operations.md"))
 	ts.Check(err)
 	rule := regexp.MustCompile(`(?m)^ACL SETUSER (walrill) on >(\w+) .*$`).FindSubmatch(doc)
@@ -131,6 +132,13 @@ func redisUserCommand(ts *testscript.TestScript, args []string) {
 	ts.Check(err)
 	if r.code != 0 {
 		ts.Fatalf("%s: %s", line, r.stderr)
+	}
+	if more := regexp.MustCompile(`(?m)^ACL SETUSER walrill ~.*$`).Find(doc); documents {
+		r, err := redisCommand(ts, strings.Fields(string(more)))
+		ts.Check(err)
+		if r.code != 0 {
+			ts.Fatalf("%s: %s", more, r.stderr)
+		}
 	}
 	ts.Setenv("REDIS_URL", fmt.Sprintf("redis://%s:%s@%s", rule[1], rule[2], ts.Getenv("REDIS_ADDR")))
 }

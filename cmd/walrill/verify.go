@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -72,6 +73,12 @@ func (f *verifyFlags) run(cmd *cobra.Command, view string) error {
 		return err
 	}
 	if err := wantViews(cfg); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(documentsOf(cfg), func(v projector.DocumentView) bool { return v.Name == view }) {
+		return usageError{fmt.Errorf("view %[1]s is documents in Redis, which verify does not look at; `walrill rebuild %[1]s` compares all of them with their rows and mends what differs", view)}
+	}
+	if err := storeOf(cfg); err != nil {
 		return err
 	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())

@@ -90,7 +90,10 @@ func (d *Documents) Run(ctx context.Context) error {
 			}
 		})
 	}
-	group.Go(func() { d.forgetOthers(ctx) })
+	group.Go(func() {
+		d.forgetOthers(ctx)
+		<-ctx.Done() // also when there is no view: who runs it takes an end for a reason to stop
+	})
 	group.Wait()
 	return errors.Join(errs...)
 }

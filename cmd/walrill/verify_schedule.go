@@ -25,7 +25,7 @@ func (v *viewReporter) verifyAll(ctx context.Context, cfg *config.Config, every 
 			return nil
 		case <-timer.C:
 		}
-		if v.projector.Status().State == projector.StateRunning {
+		if v.store.Status().State == projector.StateRunning {
 			v.verifyOnce(ctx, cfg, log)
 		}
 		timer.Reset(every)
@@ -35,7 +35,7 @@ func (v *viewReporter) verifyAll(ctx context.Context, cfg *config.Config, every 
 // verifyOnce compares all views and makes known what was found.
 func (v *viewReporter) verifyOnce(ctx context.Context, cfg *config.Config, log *slog.Logger) {
 	began := time.Now()
-	list, err := projector.Verify(ctx, verifyOptions(cfg, v.client, log))
+	list, err := projector.Verify(ctx, verifyOptions(cfg, v.streams, log))
 	if ctx.Err() != nil {
 		return
 	}

@@ -31,6 +31,8 @@ type Stream interface {
 type Mapper interface {
 	Begin(change.Tx)
 	Map(*change.Change) ([]event.Event, error)
+	// Consumed reports whether the row of a change is to be deleted when the events that were made of it are durable.
+	Consumed(*change.Change) bool
 	// Commit ends a transaction. Its events are those that need all of it.
 	Commit() []event.Event
 	// SetBlocked hands over the keys whose changes are parked. Map parks theirs, and adds to them.
@@ -41,6 +43,17 @@ type Mapper interface {
 	Check(*change.Relation) ([]*event.Stream, error)
 	// Schemas are those of the events that changes of tables make, without versions.
 	Schemas([]*change.Relation) ([]*event.Schema, error)
+}
+
+// Sweeper deletes rows of outboxes whose events are durable, beside the run loop, whose goroutine alone calls it.
+type Sweeper interface {
+	// See is shown a row that may go once what committed at commit is durable.
+	See(c *change.Change, commit change.LSN)
+	// Durable says that what committed before a position is durable, and returns up to where that may be confirmed: as long as a
+	// row is there, not beyond its commit.
+	Durable(change.LSN) change.LSN
+	Err() error
+	Close()
 }
 
 // Publisher puts events into Redis Streams, in order and exactly once. Its
@@ -106,6 +119,8 @@ type Options struct {
 	// few seconds while streaming, from a goroutine of its own.
 	Refresh   func(context.Context) error
 	NewMapper func(epoch uint8) (Mapper, error)
+	// Sweep starts a Sweeper, once a session; nil when there is nothing to sweep. It calls wake when more may be confirmed.
+	Sweep func(wake func()) Sweeper
 	// Key is the key of a data subject, made when there is none; nil without an error when it was destroyed.
 	Key          func(ctx context.Context, subject string) ([]byte, error)
 	NewPublisher func(wake func()) (Publisher, error)

@@ -38,6 +38,8 @@ type session struct {
 	// left is where the timeline was left that the streams come from, 0 when it goes on.
 	left change.LSN
 
+	sweeper Sweeper // nil without one
+
 	kick    chan struct{}         // the publisher finished something
 	look    chan struct{}         // refresh is to look now
 	waiting time.Time             // since when entries wait for a bigger batch
@@ -229,6 +231,10 @@ func (s *session) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, s.wake)
 	defer stop()
 	defer s.refresh(ctx)()
+	if s.bridge.opts.Sweep != nil {
+		s.sweeper = s.bridge.opts.Sweep(s.wake)
+		defer s.sweeper.Close()
+	}
 	s.bridge.streaming.Store(s)
 	defer s.bridge.streaming.Store(nil)
 	if s.bridge.reload.Load() != nil {
@@ -259,6 +265,7 @@ func (s *session) step(ctx context.Context) error {
 	case change.ItemChanges:
 		if s.skipping {
 			s.seen.repeated += uint64(len(item.Changes))
+			s.seeAgain(item.Changes)
 			return nil
 		}
 		for i := range item.Changes {
@@ -322,7 +329,22 @@ func (s *session) change(ctx context.Context, c *change.Change) error {
 		return s.refuse(ctx, err)
 	}
 	s.seen.changes++
+	if s.sweeper != nil && s.mapper.Consumed(c) {
+		s.sweeper.See(c, s.commit)
+	}
 	return s.append(ctx, events)
+}
+
+// seeAgain shows the sweeper rows whose events an earlier session has published, by the mapping in force, and that may still be there.
+func (s *session) seeAgain(changes []change.Change) {
+	if s.sweeper == nil || s.former != nil || s.clock(s.commit) < s.meta.Since {
+		return
+	}
+	for i := range changes {
+		if c := &changes[i]; c.Op == change.Insert && s.mapper.Consumed(c) {
+			s.sweeper.See(c, s.commit)
+		}
+	}
 }
 
 // append hands events to the publisher.
@@ -442,7 +464,14 @@ func (s *session) confirm() error {
 		return *err
 	}
 	epoch, lsn := event.SplitClock(s.pub.Durable())
-	if durable := change.LSN(lsn); epoch == s.meta.Epoch && durable > s.told {
+	durable := change.LSN(lsn)
+	if s.sweeper != nil && epoch == s.meta.Epoch {
+		if err := s.sweeper.Err(); err != nil {
+			return err
+		}
+		durable = s.sweeper.Durable(durable)
+	}
+	if epoch == s.meta.Epoch && durable > s.told {
 		s.told = durable
 		s.stream.Confirm(durable)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -35,6 +36,14 @@ func (c *checker) tables(ctx context.Context) []table {
 	unlogged, err := c.uncaptured(ctx)
 	if err == nil {
 		err = c.readable(ctx, tables)
+	}
+	if err == nil {
+		var problems []*SetupError
+		problems, err = c.sweepProblems(ctx, c.conn, c.opts.Selection, tables)
+		for _, problem := range problems {
+			subject, _, _ := strings.Cut(problem.Problem, ": ")
+			c.found(subject, problem)
+		}
 	}
 	if err != nil {
 		c.found("tables", err)

@@ -41,6 +41,9 @@ func (s *Source) Prepare(ctx context.Context, known Known) (Info, error) {
 	if err = errors.Join(err, unfit); err != nil {
 		return info, err
 	}
+	if err := s.checkSweep(ctx, conn, s.selection(), tables); err != nil {
+		return info, err
+	}
 	info.Tables = relations(tables)
 	for _, name := range s.missing(tables) {
 		s.opts.Log.Warn("the configuration names a table that does not exist; it is captured from when it is made", "table", name)

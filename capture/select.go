@@ -33,6 +33,9 @@ func (s *Source) Fit(ctx context.Context, selection Selection) ([]*change.Relati
 	if err := s.checkPublication(pub, tables); err != nil {
 		return nil, err
 	}
+	if err := s.checkSweep(ctx, conn, selection, tables); err != nil {
+		return nil, err
+	}
 	return relations(tables), s.checkRenamed(selection, pub, tables)
 }
 

@@ -50,6 +50,8 @@ type Selection struct {
 	Named map[string]string
 	// Prefixes are those of the logical messages that are wanted, too. With some, no table need be.
 	Prefixes []string
+	// Consumed says whether rows of a table are deleted once they are consumed; nil for none. Any goroutine may call it.
+	Consumed func(*change.Relation) bool
 }
 
 // Source is a Postgres database that changes are captured from.

@@ -88,7 +88,7 @@ func TestLoadFull(t *testing.T) {
 			{Name: "notices", Partitions: 1, Compatibility: CompatibilityBackward, Messages: Messages{Prefix: "notices"}, Tables: []Table{
 				{Pattern: "public.outbox", Outbox: &Outbox{ID: Name{Name: "id"}, AggregateType: Name{Name: "aggregatetype"}, AggregateID: Name{Name: "aggregateid"},
 					Type: Name{Name: "type"}, Payload: Name{Name: "payload"}, Headers: Name{Name: "headers"}}},
-				{Pattern: "public.letters", Outbox: &Outbox{For: []string{"Letter", "Parcel"}, Read: true}},
+				{Pattern: "public.letters", Outbox: &Outbox{For: []string{"Letter", "Parcel"}, Read: true, Delete: true}},
 			}},
 			{Name: "*", Partitions: 1, Compatibility: CompatibilityBackward, Tables: []Table{{Pattern: "inventory.*"}}},
 		},

@@ -11,7 +11,7 @@ import (
 )
 
 // Fingerprint tells whether two configurations, or parts of them, say the same, wherever in their file they
-// say it. Descriptions, owners, compatibility and upcasts are not looked at: they change no entry. Fields with their zero value do not count, so that a field which a later version adds changes no fingerprint. It is
+// say it. Descriptions, owners, compatibility, upcasts and what becomes of consumed rows are not looked at: they change no entry. Fields with their zero value do not count, so that a field which a later version adds changes no fingerprint. It is
 // 32 hexadecimal digits and shows nothing of what it was made of.
 func Fingerprint(v any) string {
 	h := sha256.New()
@@ -66,5 +66,6 @@ func fingerprint(h hash.Hash, v reflect.Value) {
 
 // unseen are the types that have no part in what is published.
 func unseen(t reflect.Type) bool {
-	return t == reflect.TypeFor[Pos]() || t == reflect.TypeFor[About]() || t == reflect.TypeFor[Compatibility]() || t == reflect.TypeFor[Upcasts]()
+	return t == reflect.TypeFor[Pos]() || t == reflect.TypeFor[About]() || t == reflect.TypeFor[Compatibility]() || t == reflect.TypeFor[Upcasts]() ||
+		t == reflect.TypeFor[DeleteConsumed]()
 }

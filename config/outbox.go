@@ -15,8 +15,12 @@ type Outbox struct {
 	Read bool     // rows that a backfill reads are events too
 	// Events are the types whose data is declared, in the order written. There may be others.
 	Events []Declared
+	Delete DeleteConsumed
 	At     Pos
 }
+
+// DeleteConsumed says that an outbox's rows are deleted once their events are durable. No entry depends on it.
+type DeleteConsumed bool
 
 // Messages says which logical messages a stream takes; without a prefix, none.
 type Messages struct {
@@ -44,6 +48,7 @@ func (r *reader) outbox(path string, n *node, t *Table) {
 		field{name: "for", read: func(path string, n *node) {
 			o.For = r.texts(path, n, "an aggregate type, such as Order, or a list of them")
 		}},
+		field{name: "delete", read: func(path string, n *node) { o.Delete = r.word(path, n, "never", "consumed") == "consumed" }},
 		field{name: "on", read: func(path string, n *node) {
 			on := r.on(path, n)
 			o.Read = slices.Contains(on, OnRead)
@@ -68,6 +73,29 @@ func (r *reader) checkOutbox(path string, t *Table, n *node) {
 	for _, e := range n.entries {
 		if slices.Contains([]string{"key", "columns", "mask", "encrypt", "numbers", "events"}, e.name) {
 			r.fail(e.at, path, "`%s` does not go with `outbox`, whose rows say key, type and data themselves; remove one of the two", e.name)
+		}
+	}
+}
+
+// deletions checks that nobody else needs the rows that an outbox deletes: streams agree, and none parks the table's changes.
+func (r *reader) deletions() {
+	for _, s := range r.cfg.Streams {
+		for _, t := range s.Tables {
+			if t.Outbox == nil || !t.Outbox.Delete {
+				continue
+			}
+			path := join(join("streams", s.Name), "tables") + "[" + t.Pattern + "]"
+			schema, _, _ := strings.Cut(t.Pattern, ".")
+			for _, other := range r.cfg.Streams {
+				for _, o := range other.Tables {
+					switch same := o.Pattern == t.Pattern; {
+					case same && o.Outbox != nil && !bool(o.Outbox.Delete):
+						r.fail(t.Outbox.At, path, "consumed rows would be deleted here, and stream %s, at %s, keeps them; write `delete: consumed` in both or in none", show(other.Name), lineOf(o.At))
+					case other.Park && (same || o.Pattern == schema+".*"):
+						r.fail(t.Outbox.At, path, "consumed rows would be deleted, and stream %s, at %s, parks changes of the table; leave `delete` out, or write `on_error: stop` there", show(other.Name), lineOf(o.At))
+					}
+				}
+			}
 		}
 	}
 }

@@ -65,7 +65,8 @@ func tableMappingOf(t config.Table) transform.TableMapping {
 	if o := t.Outbox; o != nil {
 		m.Where = o.At.String()
 		m.Outbox = &transform.Outbox{ID: nameOf(o.ID), AggregateType: nameOf(o.AggregateType), AggregateID: nameOf(o.AggregateID),
-			Type: nameOf(o.Type), Payload: nameOf(o.Payload), Headers: nameOf(o.Headers), For: o.For, Read: o.Read, Events: declaredOf(o.Events)}
+			Type: nameOf(o.Type), Payload: nameOf(o.Payload), Headers: nameOf(o.Headers), For: o.For, Read: o.Read, Events: declaredOf(o.Events),
+			Delete: bool(o.Delete)}
 	}
 	return m
 }

@@ -43,6 +43,11 @@ type Mapper struct {
 	xid      uint32
 	ordinal  uint64
 
+	consumes struct { // whether rows of the table asked for last are consumed
+		rel  *change.Relation
+		does bool
+	}
+
 	parked  *event.Stream // for changes that are set aside
 	blocked event.Blocked
 

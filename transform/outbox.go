@@ -24,6 +24,45 @@ type Outbox struct {
 	Read bool
 	// Events are the types whose data is declared. There may be others.
 	Events []Declared
+	// Delete says that a row may be deleted once its event is durable.
+	Delete bool
+}
+
+// Consumes reports whether rows of the table are to be deleted once their events are durable.
+func (m *Mapping) Consumes(rel *change.Relation) bool {
+	for i := range m.Streams {
+		if t := m.Streams[i].find(rel); t != nil && t.Outbox != nil && t.Outbox.Delete {
+			return true
+		}
+	}
+	return false
+}
+
+// Consumed reports whether the row of a change, of which all events are made or were made by this mapping, is to be deleted when they are
+// durable: a row that is inserted into such an outbox, or one that a backfill has read and that made an event.
+func (m *Mapper) Consumed(c *change.Change) bool {
+	if c.Relation == nil || c.Op != change.Insert && c.Op != change.Read {
+		return false
+	}
+	if m.consumes.rel != c.Relation { // rows of one table come in runs
+		m.consumes.rel, m.consumes.does = c.Relation, m.mapping.Consumes(c.Relation)
+	}
+	if !m.consumes.does || c.Op == change.Insert {
+		return m.consumes.does
+	}
+	t := m.tables[c.Relation.OID]
+	if t == nil || t.rel != c.Relation {
+		return false
+	}
+	told := false
+	for i := range t.routes {
+		if o := t.routes[i].outbox; o != nil && o.wants(c.New) {
+			if told = o.read; !told {
+				return false
+			}
+		}
+	}
+	return told
 }
 
 // outbox is an Outbox, compiled for a table. Columns are indexes, -1 without one.
@@ -125,13 +164,18 @@ func appendCompact(dst, text []byte) []byte {
 	return b.Bytes()
 }
 
+// wants reports whether the stream takes a row.
+func (o *outbox) wants(row []change.Value) bool {
+	return len(o.takes) == 0 || slices.Contains(o.takes, string(row[o.aggregateType].Data))
+}
+
 // outboxEvent makes the event of a row, and reports false when the stream does not take it.
 func (m *Mapper) outboxEvent(t *table, r *route, c *change.Change) (bool, error) {
 	o, row := r.outbox, c.New
 	if c.Op == change.Read && !o.read {
 		return true, nil
 	}
-	if len(o.takes) > 0 && !slices.Contains(o.takes, string(row[o.aggregateType].Data)) {
+	if !o.wants(row) {
 		return false, nil
 	}
 	key, err := m.key(t, r, row, nil)

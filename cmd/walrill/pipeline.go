@@ -61,6 +61,7 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 		Lost:        p.source.Lost,
 		Refresh:     p.source.Refresh,
 		NewMapper:   func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
+		Sweep:       func(wake func()) bridge.Sweeper { return p.source.Sweep(wake) },
 		NewPublisher: func(wake func()) (bridge.Publisher, error) {
 			o := sinkOptions(cfg)
 			o.Database, o.Log, o.Wake = p.source.Database(), log, wake
@@ -147,7 +148,7 @@ func selectionOf(cfg *config.Config, mapping transform.Mapping) (capture.Selecti
 	if err != nil {
 		return capture.Selection{}, err
 	}
-	s := capture.Selection{Named: map[string]string{}, Prefixes: mapping.Prefixes(), Wanted: func(rel *change.Relation) (bool, error) {
+	s := capture.Selection{Named: map[string]string{}, Prefixes: mapping.Prefixes(), Consumed: mapping.Consumes, Wanted: func(rel *change.Relation) (bool, error) {
 		streams, err := mapper.Check(rel)
 		return len(streams) > 0, err
 	}}

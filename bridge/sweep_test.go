@@ -1,0 +1,100 @@
+package bridge
+
+import (
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/walrill/walrill/change"
+)
+
+// fakeSweeper keeps the rows that it is shown until it is told to let them go.
+type fakeSweeper struct {
+	mu     sync.Mutex
+	wake   func()
+	rows   []change.LSN
+	passed change.LSN // told to be durable
+	err    error
+	closed bool
+}
+
+func (s *fakeSweeper) See(_ *change.Change, commit change.LSN) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.rows = append(s.rows, commit)
+}
+
+func (s *fakeSweeper) Durable(lsn change.LSN) change.LSN {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.passed = lsn
+	if len(s.rows) > 0 {
+		return min(lsn, s.rows[0])
+	}
+	return lsn
+}
+
+func (s *fakeSweeper) Err() error { s.mu.Lock(); defer s.mu.Unlock(); return s.err }
+func (s *fakeSweeper) Close()     { s.mu.Lock(); defer s.mu.Unlock(); s.closed = true }
+
+func (s *fakeSweeper) then(do func()) {
+	s.mu.Lock()
+	do()
+	s.mu.Unlock()
+	s.wake()
+}
+
+// A position is not confirmed beyond a row that is to be deleted and is still there: after a crash Postgres must send it again.
+func TestRunHoldsConfirmationForRows(t *testing.T) {
+	stream, pub, sweeper := newFakeStream(append(transaction(200), transaction(300)...)...), &fakePublisher{}, &fakeSweeper{}
+	o := options(stream, pub)
+	o.Sweep = func(wake func()) Sweeper { sweeper.wake = wake; return sweeper }
+	_, stop := run(t, o)
+	eventually(t, "both transactions are durable", func() bool {
+		sweeper.mu.Lock()
+		defer sweeper.mu.Unlock()
+		stream.Wake()
+		return sweeper.passed == 300
+	})
+	for len(stream.confirmed) > 0 {
+		if lsn := <-stream.confirmed; lsn > 199 {
+			t.Errorf("confirmed %d, and the row that committed at 199 is there", lsn)
+		}
+	}
+	sweeper.then(func() { sweeper.rows = sweeper.rows[1:] })
+	if lsn := <-stream.confirmed; lsn != 299 {
+		t.Errorf("confirmed %d, the next row committed at 299", lsn)
+	}
+	sweeper.then(func() { sweeper.rows = nil })
+	if lsn := <-stream.confirmed; lsn != 300 {
+		t.Errorf("confirmed %d, want all", lsn)
+	}
+	if err := stop(); err != nil || !sweeper.closed {
+		t.Errorf("ended with %v, the sweeper is closed: %t", err, sweeper.closed)
+	}
+}
+
+func TestRunEndsWhenRowsCannotBeDeleted(t *testing.T) {
+	stream, pub, sweeper := newFakeStream(transaction(200)...), &fakePublisher{}, &fakeSweeper{err: fatalf("no right")}
+	o := options(stream, pub)
+	o.Sweep = func(wake func()) Sweeper { sweeper.wake = wake; return sweeper }
+	if err := New(o).Run(t.Context()); !errors.Is(err, sweeper.err) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// Rows of transactions that an earlier session has published are shown again, if this mapping made their events.
+func TestRunShowsRowsOfEarlierSessions(t *testing.T) {
+	for _, c := range []struct {
+		since uint64
+		want  int
+	}{{0, 1}, {150, 1}, {250, 0}} {
+		sweeper := &fakeSweeper{}
+		s := &session{bridge: New(Options{}), mapper: fakeMapper{}, sweeper: sweeper, commit: 199}
+		s.meta.Since = c.since
+		s.seeAgain([]change.Change{{Op: change.Insert}, {Op: change.Update}})
+		if len(sweeper.rows) != c.want {
+			t.Errorf("mapping since %d: %d rows, want %d", c.since, len(sweeper.rows), c.want)
+		}
+	}
+}

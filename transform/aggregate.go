@@ -3,6 +3,7 @@ package transform
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/event"
@@ -68,7 +69,7 @@ func (a *AggregateMapping) validate(s *StreamMapping) error {
 	if s.Name == eachTable {
 		return &Error{Where: a.Where, Stream: s.Name, Problem: "an aggregate is of several tables, and none gives the stream its name", Fix: "give it a stream with a name"}
 	}
-	if err := a.Root.validateMasks(); err != nil {
+	if err := errors.Join(a.Root.validateMasks(), a.validateTypes(s)); err != nil {
 		return err
 	}
 	for i := range a.Children {
@@ -82,6 +83,22 @@ func (a *AggregateMapping) validate(s *StreamMapping) error {
 		}
 	}
 	return nil
+}
+
+// validateTypes refuses rules whose events would be called as the aggregate's: to consumers they would be one type.
+func (a *AggregateMapping) validateTypes(s *StreamMapping) error {
+	types := newAggregate(a).types
+	own := []string{types.created, types.updated, types.deleted, types.truncated, types.read}
+	var errs []error
+	for i := range s.Tables {
+		for j := range s.Tables[i].Rules {
+			if r := &s.Tables[i].Rules[j]; slices.Contains(own, r.Type) {
+				errs = append(errs, &Error{Where: r.Where, Table: s.Tables[i].Pattern,
+					Problem: fmt.Sprintf("events of the aggregate %s are called %s, too", a.Name, r.Type), Fix: "give the rule another type, or the aggregate another name"})
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // parts calls use with each part of an aggregate that the table is.

@@ -177,6 +177,13 @@ func (p *planner) table(name string) *Table {
 	return nil
 }
 
+// lacks says why a view cannot use a table that streams take.
+func (v *View) lacks(t *Table) error {
+	_, name, _ := strings.Cut(t.Name, ".")
+	return v.fault(nil, fmt.Sprintf("give them a stream of its own beside that, such as `%s_rows: {tables: {%s: {}}}`", name, t.Name),
+		"the rows of table %s are in no stream as they are: %s", t.Name, t.Lacks)
+}
+
 // check says what keeps a table from being mirrored.
 func (v *View) check(t *Table) error {
 	if len(t.Key) == 0 {
@@ -189,6 +196,9 @@ func (p *planner) planMirror(v *View) (*definition, error) {
 	t := p.table(v.Mirror)
 	if t == nil {
 		return nil, v.fault(nil, "add it to `streams` as it is: without `events`, `columns` and `numbers: string`", "no stream carries the rows of table %s", v.Mirror)
+	}
+	if t.Stream == "" {
+		return nil, v.lacks(t)
 	}
 	if err := v.check(t); err != nil {
 		return nil, err

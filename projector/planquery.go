@@ -51,7 +51,7 @@ func (p *planner) references(v *View) map[string]*Table {
 	for i := range p.tables {
 		t := &p.tables[i]
 		schema, name, _ := strings.Cut(t.Name, ".")
-		if !strings.Contains(text, strings.ToLower(name)) {
+		if t.Stream == "" || !strings.Contains(text, strings.ToLower(name)) {
 			continue
 		}
 		refs[t.Name] = t
@@ -146,7 +146,13 @@ func (q *queryPlan) refuse(err error, what string) error {
 	switch {
 	case e.Code == "42P01": // undefined table
 		var names []string
-		for _, t := range q.tables {
+		for i, t := range q.tables {
+			if t.Stream == "" {
+				if schema, name, _ := strings.Cut(t.Name, "."); schema == "public" && strings.Contains(e.Message, `"`+name+`"`) || strings.Contains(e.Message, `"`+t.Name+`"`) {
+					return q.view.lacks(&q.tables[i])
+				}
+				continue
+			}
 			names = append(names, strings.TrimPrefix(t.Name, "public."))
 		}
 		fix = "the streams carry " + strings.Join(names, ", ")
@@ -195,6 +201,9 @@ func (q *queryPlan) dependencies(ctx context.Context, view string) (map[string][
 	var name, schema, column string
 	var temporary bool
 	_, err = pgx.ForEachRow(rows, []any{&name, &schema, &temporary, &column}, func() error {
+		if t := q.table(schema + "." + name); !temporary && t != nil && t.Stream == "" {
+			return q.view.lacks(t)
+		}
 		if !temporary {
 			return q.view.fault(nil, "write the name of a table of the streams, without a schema; add it to `streams` when it is in none",
 				"it reads %s.%s, which is not a mirror", schema, name)

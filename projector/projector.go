@@ -64,7 +64,8 @@ type Backfills interface {
 // Table is a table of the source whose rows a stream carries.
 type Table struct {
 	Name    string // such as public.orders
-	Stream  string
+	Stream  string // "" when none carries its rows as they are
+	Lacks   string // why not, such as "stream a has rules for it"; "" when no stream takes the table
 	Columns []SourceColumn
 	Key     []string // columns of the replica identity that name a row; empty when nothing does
 }

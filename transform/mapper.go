@@ -12,6 +12,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/walrill/walrill/change"
@@ -135,18 +136,39 @@ func (m *Mapper) Check(rel *change.Relation) ([]*event.Stream, error) {
 }
 
 // RowsOf is the first stream that carries the rows of a table as they are: without rules, with
-// all columns under their own names, numbers as numbers. It is nil when there is none.
-func (m *Mapper) RowsOf(rel *change.Relation) *event.Stream {
+// all columns under their own names, numbers as numbers. Without one it is nil, and why says what
+// each stream that takes the table does instead; "" when none takes it.
+func (m *Mapper) RowsOf(rel *change.Relation) (rows *event.Stream, why string) {
 	routes, err := m.compileRoutes(rel)
 	if err != nil {
-		return nil // the table's Check says why
+		return nil, "the mapping does not fit it" // the table's Check says how
 	}
+	var reasons []string
 	for i := range routes {
-		if routes[i].plain && routes[i].rules == nil && routes[i].outbox == nil && routes[i].part == nil {
-			return routes[i].stream
+		does := routes[i].instead()
+		if does == "" {
+			return routes[i].stream, ""
 		}
+		reasons = append(reasons, "stream "+routes[i].stream.Name+" "+does)
 	}
-	return nil
+	return nil, strings.Join(reasons, "; ")
+}
+
+// instead is what a route does with rows other than to carry them as they are; "" when it does.
+func (r *route) instead() string {
+	switch {
+	case r.outbox != nil:
+		return "takes it as an outbox"
+	case r.part != nil:
+		return "makes an aggregate of it"
+	case r.rules != nil:
+		return "has rules for it"
+	case r.masks != nil:
+		return "masks or encrypts columns of it"
+	case !r.plain:
+		return "leaves columns out, renames them or writes numbers as text"
+	}
+	return ""
 }
 
 // maxSpare is how much memory is kept between changes. A huge row's is let go.

@@ -18,6 +18,7 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/mapfile"
+	"github.com/walrill/walrill/projector"
 	"github.com/walrill/walrill/sink"
 	"github.com/walrill/walrill/transform"
 )
@@ -118,6 +119,7 @@ func check(ctx context.Context, cfg *config.Config) ([]finding, error) {
 		findings = append(findings, compatible(mapper, fitting, redis)...)
 	}
 	findings = append(findings, lineage(cfg, pg, redis, streams)...)
+	findings = append(findings, checkViews(ctx, cfg)...)
 	for i := range findings {
 		findings[i].Finding, findings[i].Fix = redact(cfg, findings[i].Finding), redact(cfg, findings[i].Fix)
 	}
@@ -150,6 +152,22 @@ func streamsOf(cfg *config.Config, mapper *transform.Mapper, pg *capture.Diagnos
 		}
 	}
 	return streams, fitting
+}
+
+// checkViews looks at what keeping the views needs.
+func checkViews(ctx context.Context, cfg *config.Config) []finding {
+	if len(cfg.Views.List) == 0 {
+		return nil
+	}
+	var findings []finding
+	for _, f := range projector.Check(ctx, projectorOptions(cfg, nil, slog.New(slog.DiscardHandler))) {
+		level := capture.LevelError
+		if f.OK {
+			level = capture.LevelOK
+		}
+		findings = append(findings, finding{level, f.Subject, f.Finding, f.Fix})
+	}
+	return findings
 }
 
 // misnamed are the tables that the file names and the database does not have.

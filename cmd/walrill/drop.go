@@ -21,6 +21,7 @@ import (
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/mapfile"
+	"github.com/walrill/walrill/projector"
 )
 
 // removal is a line of `walrill drop`.
@@ -34,16 +35,19 @@ type removal struct {
 
 type dropFlags struct {
 	sourceFlags
-	streams, dry, json bool
+	streams, views, dry, json bool
 }
 
 func newDropCommand() *cobra.Command {
 	var f dropFlags
 	cmd := &cobra.Command{
 		Use:   "drop",
-		Short: "Remove a pipeline: its slot, its publication and its control keys",
+		Short: "Remove a pipeline: its slot, its publication, its control keys, and what its views need",
 		Long: `Removes the replication slot, the publication if walrill made it, and the control keys in Redis; with
 --streams the streams too, those that are recorded as the pipeline's. It asks nothing. The daemon must be stopped.
+In the view store it removes the mirrors and walrill's own tables, those that no other pipeline needs; with --views the tables of the
+views too.
+
 It can be repeated, and does what it can when one of the servers is away; then it ends with 1.
 
 Streams that stay keep the keys that describe them, :meta and :catalogue, and the pipeline does not start again by
@@ -53,6 +57,7 @@ mistake: it wants 'walrill adopt', to continue them, or 'walrill drop --streams'
 	}
 	f.register(cmd)
 	cmd.Flags().BoolVar(&f.streams, "streams", false, "remove the streams as well")
+	cmd.Flags().BoolVar(&f.views, "views", false, "remove the tables of the views as well")
 	cmd.Flags().BoolVar(&f.dry, "dry-run", false, "only say what would be removed")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	return cmd
@@ -97,13 +102,16 @@ func (f *dropFlags) drop(ctx context.Context, cfg *config.Config) ([]removal, er
 	if err := f.stopped(ctx, cfg, source, meta); err != nil {
 		return nil, err
 	}
+	list, err := f.dropViews(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
 	if redisErr == nil && !meta.IsZero() && !f.dry {
 		meta.Dropped, meta.HTTP = time.Now().UTC().Format(time.RFC3339), ""
 		if err := client.HSet(ctx, event.MetaKey(cfg.Pipeline), meta.Fields()).Err(); err != nil {
 			redisErr = fmt.Errorf("write %s: %w", event.MetaKey(cfg.Pipeline), err)
 		}
 	}
-	var list []removal
 	removals, err := source.Drop(ctx, f.dry)
 	for _, r := range removals {
 		list = append(list, removal(r))
@@ -122,6 +130,37 @@ func (f *dropFlags) drop(ctx context.Context, cfg *config.Config) ([]removal, er
 	d := &dropper{f, ctx, client, cfg.Pipeline, meta, list}
 	d.redis()
 	return d.list, nil
+}
+
+// dropViews removes what is in the view store. It comes first: while somebody keeps the views, nothing is removed at all.
+func (f *dropFlags) dropViews(ctx context.Context, cfg *config.Config) ([]removal, error) {
+	if len(cfg.Views.List) == 0 {
+		return nil, nil
+	}
+	removals, err := projector.Drop(ctx, projectorOptions(cfg, nil, slog.New(slog.DiscardHandler)), f.views, f.dry)
+	var kept *projector.KeptError
+	if errors.As(err, &kept) {
+		return nil, fmt.Errorf("drop: %w", err)
+	}
+	var list []removal
+	for _, r := range removals {
+		line := removal{Outcome: capture.Removed, What: r.What, Name: r.Name, Reason: r.Left, Fix: r.Fix}
+		switch {
+		case r.Err != nil:
+			line.Outcome, line.Reason = capture.NotRemoved, r.Err.Error()
+		case !r.There:
+			line.Outcome = capture.NotThere
+		case r.Left != "":
+			line.Outcome = capture.Left
+		case f.dry:
+			line.Outcome = capture.WouldRemove
+		}
+		list = append(list, line)
+	}
+	if err != nil {
+		list = append(list, removal{capture.NotRemoved, "views", "in their store", err.Error(), "walrill drop   # when it can be reached"})
+	}
+	return list, nil
 }
 
 // stopped refuses while a daemon is at work. Postgres knows who streams; a daemon that waits for something answers over HTTP.

@@ -86,6 +86,21 @@ func (r *reloader) watch(ctx context.Context) {
 	}
 }
 
+// ignoreHangups says what SIGHUP does not do where only views are kept: nothing of them can change without a restart.
+func ignoreHangups(ctx context.Context, log *slog.Logger) error {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hangup:
+			log.Warn("SIGHUP: with --only views the configuration is read at the start only; restart walrill for what has changed in it")
+		}
+	}
+}
+
 // due reports whether the file has changed and rests, or is to be tried again.
 func (r *reloader) due(now time.Time) bool {
 	s, ok := r.stat()

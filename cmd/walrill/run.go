@@ -116,7 +116,9 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 			}
 		}
 	}
-	if f.only != onlyViews {
+	if f.only == onlyViews {
+		parts.run(func(ctx context.Context) error { return ignoreHangups(ctx, log) })
+	} else {
 		p, err := f.capture(cfg, addr, client, log)
 		if err != nil {
 			return redacted(cfg, errors.Join(err, parts.stop()))

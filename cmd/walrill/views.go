@@ -80,7 +80,7 @@ func plainNames(names []config.Name) []string {
 	return list
 }
 
-// tablesOf are the tables that the streams carry, each with the first stream that has its rows.
+// tablesOf are the tables that the streams take, each with the first stream that has its rows as they are, or with what it lacks.
 func tablesOf(ctx context.Context, cfg *config.Config) ([]projector.Table, error) {
 	rels, err := capture.Tables(ctx, cfg.Source.URL.Reveal())
 	if err != nil {
@@ -90,14 +90,21 @@ func tablesOf(ctx context.Context, cfg *config.Config) ([]projector.Table, error
 	if err != nil {
 		return nil, err
 	}
-	streams := map[string]string{}
+	streams, lacks := map[string]string{}, map[string]string{}
 	for _, rel := range rels {
-		// A table that does not fit the mapping is capture's to report.
-		if stream := mapper.RowsOf(rel); stream != nil {
+		stream, why := mapper.RowsOf(rel)
+		switch {
+		case stream != nil:
 			streams[rel.String()] = stream.Name
+		case why != "":
+			streams[rel.String()], lacks[rel.String()] = "", why
 		}
 	}
-	return projector.ReadTables(ctx, cfg.Source.URL.Reveal(), streams)
+	tables, err := projector.ReadTables(ctx, cfg.Source.URL.Reveal(), streams)
+	for i := range tables {
+		tables[i].Lacks = lacks[tables[i].Name]
+	}
+	return tables, err
 }
 
 // feeds opens readers of the streams for a projector.

@@ -80,7 +80,7 @@ func checkStore(ctx context.Context, conn *pgx.Conn, o *Options) ([]Finding, err
 	if schema && !public {
 		fault(fmt.Sprintf("role %s may not make tables in the schema %s", role, o.Schema), fmt.Sprintf("GRANT CREATE ON SCHEMA %s TO %s;", quoteIdent(o.Schema), quoteIdent(role)))
 	}
-	holder, err := keeper(ctx, conn, o.Pipeline)
+	holder, err := lockHolder(ctx, conn, o.Pipeline)
 	switch {
 	case err != nil:
 		return findings, err
@@ -100,8 +100,8 @@ func lacking(rights map[string]bool) string {
 	return strings.Join(names, ", ")
 }
 
-// keeper says who holds the lock of a pipeline's views; "" for nobody.
-func keeper(ctx context.Context, conn *pgx.Conn, pipeline string) (who string, err error) {
+// lockHolder says who holds the lock of a pipeline's views; "" for nobody.
+func lockHolder(ctx context.Context, conn *pgx.Conn, pipeline string) (who string, err error) {
 	err = conn.QueryRow(ctx, `SELECT 'process ' || a.pid || coalesce(' from ' || host(a.client_addr), '') || ', since ' || to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') || ','
 		FROM pg_locks o JOIN pg_stat_activity a ON a.pid = o.pid
 		WHERE o.locktype = 'advisory' AND o.objsubid = 2 AND o.classid = $1 AND o.objid::bigint = (hashtext($2)::bigint & 4294967295) AND o.granted

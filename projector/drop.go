@@ -38,7 +38,7 @@ func Drop(ctx context.Context, o Options, views, dry bool) ([]Removal, error) {
 		return nil, fmt.Errorf("take the lock of the views: %w", err)
 	}
 	if !taken {
-		who, err := keeper(ctx, conn, o.Pipeline)
+		who, err := lockHolder(ctx, conn, o.Pipeline)
 		if err == nil {
 			err = &KeptError{who}
 		}

@@ -137,10 +137,11 @@ func aggregateRoute(rel *change.Relation, tm *TableMapping, agg *aggregate, chil
 	shape.describe(masks)
 	errs = append(errs, problems...)
 	part := &partRoute{agg: agg, child: child}
+	roots := encoding{numbersAsText: agg.mapping.Root.NumbersAsText} // whichever table has changed, the key is the root's
 	for i, c := range key.columns {
-		part.key = append(part.key, column{member: newMember(agg.keyNames[i], shown.Columns[c].Type, e), index: c})
+		part.key = append(part.key, column{member: newMember(agg.keyNames[i], shown.Columns[c].Type, roots), index: c})
 		part.keySchema = append(part.keySchema, event.SchemaColumn{Name: agg.keyNames[i], Type: shown.Columns[c].TypeName,
-			JSON: e.jsonKind(shown.Columns[c].Type), Mask: string(masks.kindOf(c))})
+			JSON: roots.jsonKind(shown.Columns[c].Type), Mask: string(masks.kindOf(c))})
 	}
 	if child == 0 {
 		errs = append(errs, agg.collisions(rel, shape)...)

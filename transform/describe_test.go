@@ -97,3 +97,25 @@ func TestAggregateSchemaFollowsTables(t *testing.T) {
 		t.Errorf("the same definition makes another schema: %+v", third)
 	}
 }
+
+// The key of a root that was not touched is written as the root's numbers are, whatever the child's are.
+func TestAggregateKeyIsWrittenAsTheRoots(t *testing.T) {
+	for _, test := range []struct {
+		root, child bool
+		want        string
+	}{{true, false, `{"id":"1","lines":[{"op":"c","row":{"id":1,"qty":2}}]}`}, {false, true, `{"id":1,"lines":[{"op":"c","row":{"id":"1","qty":"2"}}]}`}} {
+		m, err := New(Mapping{Streams: []StreamMapping{{Name: "s", Aggregates: []AggregateMapping{{Name: "order",
+			Root:     TableMapping{Pattern: "public.orders", Key: []string{"id"}, NumbersAsText: test.root},
+			Children: []ChildMapping{{Name: "lines", TableMapping: TableMapping{Pattern: "public.items", Key: []string{"id"}, NumbersAsText: test.child}}}}}}}}, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Begin(change.Tx{CommitLSN: 9})
+		if _, err := m.Map(&change.Change{Op: change.Insert, Relation: describedTable(2, "items", "id", "qty"), New: intRow(1, 2)}); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(m.Commit()[0].Data); got != test.want {
+			t.Errorf("%s, want %s", got, test.want)
+		}
+	}
+}

@@ -20,7 +20,7 @@ type Views struct {
 	List []View
 }
 
-// View is one read model: a mirror of a table, a query over mirrors, or documents in Redis made of a table's rows or
+// View is one read model: a mirror of a table, a query over mirrors, a fold of events, or documents in Redis made of a table's rows or
 // another view's.
 type View struct {
 	Name string
@@ -33,12 +33,13 @@ type View struct {
 	// Mirror is the table, as schema.table, of which the view is a copy; empty for a query.
 	Mirror  string
 	Columns Columns // of Mirror
-	// Key is the columns of a query's result that tell its rows apart.
+	// Key is the columns of a query's result, or of a fold's table, that tell its rows apart.
 	Key []string
 	// Query is one SELECT over the tables of the streams.
 	Query string
 	// Affects are SELECTs over `changed` that give the keys to recompute, for the tables for which that is not derived.
 	Affects []Affects
+	Fold    Fold // without events the view is no fold
 	At      Pos
 }
 
@@ -167,6 +168,11 @@ func (r *reader) view(path string, e entry) (View, bool) {
 		field{name: "key", read: func(path string, n *node) { v.Key = r.columnList(path, n, "key") }},
 		field{name: "query", read: r.sql(&v.Query, "a SELECT")},
 		field{name: "affects", read: func(path string, n *node) { v.Affects = r.affects(path, n) }},
+		field{name: "table", read: func(path string, n *node) { v.Fold.Table = r.foldTable(path, n) }},
+		field{name: "fold", read: func(path string, n *node) { v.Fold.Events = r.foldEvents(path, n) }},
+		field{name: "streams", read: func(path string, n *node) { v.Fold.Streams = r.texts(path, n, "a stream's name or a list of them") }},
+		field{name: "start", read: func(path string, n *node) { v.Fold.Now = r.word(path, n, "beginning", "now") == "now" }},
+		field{name: "unmatched", read: func(path string, n *node) { v.Fold.Unmatched = r.word(path, n, "park", "ignore") == "ignore" }},
 	)
 	if len(r.errs) == before {
 		r.checkView(path, e, &v)
@@ -178,12 +184,20 @@ func (r *reader) view(path string, e entry) (View, bool) {
 func (r *reader) checkView(path string, e entry, v *View) {
 	columns := v.Columns.Include != nil || v.Columns.Exclude != nil || v.Columns.Rename != nil
 	switch {
+	case v.Document != nil && r.onlyFolds(path, e):
 	case v.Document != nil:
 		r.checkDocument(path, e, v, columns)
 	case v.From != "" || v.As != "":
 		r.fail(e.at, path, "`from` and `as` are for documents in Redis; write `document: \"order:{order_id}\"` with them, the pattern of their keys")
+	case v.Mirror != "" && v.Query != "" || v.Fold.Events != nil && v.Mirror+v.Query != "":
+		r.fail(e.at, path, "a view is one of `mirror`, `query` and `fold`; make two of it")
+	case v.Fold.Events != nil:
+		r.checkFold(path, e, v, columns)
+	case v.Mirror == "" && v.Query == "" && v.Fold.Table != nil:
+		r.fail(e.at, path, "the field `fold` is missing; write `fold: {account.opened: \"INSERT INTO %s VALUES (:key, 0)\"}`, SQL for each type of event", v.Name)
 	case v.Mirror == "" && v.Query == "":
-		r.fail(e.at, path, "a view needs `mirror: public.orders`, a copy of a table, or `query: SELECT …` with `key: …`")
+		r.fail(e.at, path, "a view needs `mirror: public.orders`, a copy of a table, `query: SELECT …` with `key: …`, or `fold: …` with `key: …` and `table: …`")
+	case r.onlyFolds(path, e):
 	case v.Mirror != "" && (v.Query != "" || v.Key != nil || v.Affects != nil):
 		r.fail(e.at, path, "`mirror` is a copy of a table and takes `columns` only; leave `query`, `key` and `affects` out, or `mirror`")
 	case v.Query != "" && v.Key == nil:

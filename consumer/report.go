@@ -25,6 +25,16 @@ func (e *GapError) Error() string {
 		e.Key, e.BeforeSeq-e.AfterSeq-1, e.AfterSeq, e.After, e.BeforeSeq, e.Before)
 }
 
+// Missing marks errors after which what was made of the events cannot be right any more.
+func (e *GapError) Missing()  {}
+func (e *LateError) Missing() {}
+
+// Foreign marks an error about an entry that is not walrill's.
+func (e *EntryError) Foreign() {}
+
+// Lost marks an error about what will come again.
+func (e *LossError) Lost() {}
+
 // An EntryError says that an entry is none of ours: written by another
 // program. The next call of
 // Reader.Next goes on behind it.

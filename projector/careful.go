@@ -15,7 +15,11 @@ import (
 
 // carefully runs f behind a savepoint and takes it back when the rows are at fault.
 func (s *session) carefully(ctx context.Context, f func() error) (refused, err error) {
-	if _, err := s.conn.Exec(ctx, "SAVEPOINT careful"); err != nil {
+	return carefully(ctx, s.conn, f)
+}
+
+func carefully(ctx context.Context, conn *pgx.Conn, f func() error) (refused, err error) {
+	if _, err := conn.Exec(ctx, "SAVEPOINT careful"); err != nil {
 		return nil, err
 	}
 	err = f()
@@ -26,7 +30,7 @@ func (s *session) carefully(ctx context.Context, f func() error) (refused, err e
 	if err != nil {
 		refused, end = err, "ROLLBACK TO careful"
 	}
-	_, err = s.conn.Exec(ctx, end)
+	_, err = conn.Exec(ctx, end)
 	return refused, err
 }
 
@@ -176,11 +180,15 @@ func (s *session) parkRow(ctx context.Context, m *mirror, value []byte, cause er
 // retryParked tries again what somebody asks for. A row that a mirror has refused goes through the mirror, and with it through
 // its views.
 func (s *session) retryParked(ctx context.Context) error {
-	rows, err := s.conn.Query(ctx, "SELECT view, key::text, coalesce(row::text, '') FROM walrill.parked WHERE pipeline = $1 AND retry", s.opts.Pipeline)
+	rows, err := s.conn.Query(ctx, "SELECT view, key::text, coalesce(row::text, ''), skip, coalesce(key->>'key', '') FROM walrill.parked WHERE pipeline = $1 AND retry", s.opts.Pipeline)
 	if err != nil {
 		return fmt.Errorf("look for what is to be tried again: %w", err)
 	}
-	type parked struct{ View, Key, Row string }
+	type parked struct {
+		View, Key, Row string
+		Skip           bool
+		Ordering       string // the ordering key, of a fold
+	}
 	list, err := pgx.CollectRows(rows, pgx.RowToStructByPos[parked])
 	if err != nil || len(list) == 0 {
 		return err
@@ -193,6 +201,13 @@ func (s *session) retryParked(ctx context.Context) error {
 		return err
 	}
 	for _, p := range list {
+		for _, f := range s.folds {
+			if f.name == p.View {
+				if err := f.retry(ctx, s.conn, p.Ordering, p.Skip); err != nil {
+					return err
+				}
+			}
+		}
 		for _, q := range s.queries {
 			if q.name == p.View && p.Row == "" {
 				if err := s.recomputeKeys(ctx, q, []string{p.Key}); err != nil {

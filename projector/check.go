@@ -31,15 +31,14 @@ func Check(ctx context.Context, o Options) []Finding {
 	if err != nil {
 		findings = append(findings, Finding{Subject: subject, Finding: err.Error()})
 	}
-	tables, err := o.Tables(ctx)
-	if err != nil {
+	if _, err := o.Tables(ctx); err != nil {
 		return findings // that is the source's to report
 	}
 	states, err := viewStates(ctx, conn, o.Pipeline)
 	if err != nil {
 		return append(findings, Finding{Subject: subject, Finding: err.Error()})
 	}
-	planner, err := newPlanner(ctx, conn, tables)
+	planner, err := newPlanner(ctx, conn, &o)
 	if err != nil {
 		return append(findings, Finding{Subject: subject, Finding: err.Error()})
 	}
@@ -151,6 +150,11 @@ func checkView(ctx context.Context, p *planner, v *View, state string) Finding {
 	var reads []string
 	for _, m := range d.Mirrors {
 		reads = append(reads, fmt.Sprintf("%s from stream %s", m.Source, m.Stream))
+	}
+	if d.folds() {
+		for _, stream := range d.Fold.Streams {
+			reads = append(reads, "stream "+stream)
+		}
 	}
 	slices.Sort(reads)
 	if state == "" {

@@ -215,7 +215,8 @@ func (k *directKeeper) open(ctx context.Context) (err error) {
 	if k.pos.read > 0 {
 		after = event.Position{Commit: k.pos.read - 1, Ordinal: ^uint64(0)}
 	}
-	k.feed, err = k.opts.Open(ctx, []string{k.def.Mirror.Stream}, after)
+	feed, err := k.opts.Open(ctx, []string{k.def.Mirror.Stream}, after)
+	k.feed, err = steadily(feed, k.opts.Log, err)
 	return err
 }
 

@@ -8,10 +8,19 @@ import (
 // Explanation says what a view needs and how changes come to it.
 type Explanation struct {
 	View    string             `json:"view"`
-	Kind    string             `json:"kind"` // mirror or query
+	Kind    string             `json:"kind"` // mirror, query or fold
 	Key     []string           `json:"key"`
 	Columns []Column           `json:"columns"` // of the view; Name and As are the same
 	Tables  []TableExplanation `json:"tables"`
+	Events  []FoldExplanation  `json:"events,omitempty"` // of a fold
+	Now     bool               `json:"from_now,omitempty"`
+}
+
+// FoldExplanation is what a fold does with events of one type.
+type FoldExplanation struct {
+	Type    string   `json:"type"`
+	Streams []string `json:"streams"`
+	SQL     string   `json:"sql"`
 }
 
 // TableExplanation is what a view needs of one table.
@@ -55,6 +64,12 @@ func explain(view string, d *definition) Explanation {
 			t.Affects, t.Derived = d.Affects[i].SQL, d.Affects[i].Derived
 		}
 		e.Tables = append(e.Tables, t)
+	}
+	if d.folds() {
+		e.Now = d.Fold.Now
+		for _, f := range d.Fold.Events {
+			e.Events = append(e.Events, FoldExplanation(f))
+		}
 	}
 	return e
 }

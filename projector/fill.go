@@ -259,6 +259,9 @@ func (s *session) breakOff(ctx context.Context, cause error) error {
 		if err == nil {
 			_, err = tx.Exec(ctx, "DELETE FROM walrill.partitions WHERE pipeline = $1", s.opts.Pipeline)
 		}
+		if err == nil {
+			err = s.breakFolds(ctx, tx)
+		}
 		return err
 	})
 	if err != nil {

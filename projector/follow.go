@@ -59,7 +59,11 @@ func (s *session) step(ctx context.Context) (event.Event, bool, error) {
 	if s.batch.events > 0 {
 		return s.feed.Step(ctx)
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	wait := time.Second
+	if len(s.fillers) > 0 {
+		wait = tendEvery
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	return s.feed.Step(ctx)
 }
@@ -76,6 +80,9 @@ func (s *session) take(ctx context.Context, e *event.Event) error {
 	}
 	s.batch.events++
 	s.batch.commit = e.Position.Commit
+	if err := s.takeFolds(ctx, e); err != nil {
+		return err
+	}
 	for _, m := range s.bySrc[e.Table] {
 		if m.Stream != e.Stream.Name {
 			continue
@@ -106,15 +113,20 @@ func (s *session) lookup(ctx context.Context, m *mirror) lookup {
 func (s *session) contiguous(e *event.Event) error {
 	key := e.Stream.Keys[e.Partition]
 	last, known := s.seqs[key]
-	if known && e.Seq != last+1 {
-		return &MissingError{fmt.Errorf("%s: event %d at %v comes behind event %d", key, e.Seq, e.Position, last)}
-	}
-	if !known && s.pos.read == 0 && e.Seq != 1 {
-		return &MissingError{fmt.Errorf("%s begins with event %d at %v: what was before has been trimmed", key, e.Seq, e.Position)}
+	if (known || s.pos.read == 0 || s.foldsAll(e.Stream.Name)) && e.Seq != last+1 {
+		return gap(key, last, e)
 	}
 	s.seqs[key] = e.Seq
 	s.dirty[key] = true
 	return nil
+}
+
+// gap says what is missing before an event of a partition of which last came before.
+func gap(key string, last uint64, e *event.Event) error {
+	if last == 0 {
+		return &MissingError{fmt.Errorf("%s begins with event %d at %v: what was before has been trimmed", key, e.Seq, e.Position)}
+	}
+	return &MissingError{fmt.Errorf("%s: event %d at %v comes behind event %d", key, e.Seq, e.Position, last)}
 }
 
 func (s *session) begin(ctx context.Context) error {
@@ -166,6 +178,9 @@ func (s *session) exec(ctx context.Context, list []statement) error {
 		}
 		return nil
 	}
+	if len(list) == 0 {
+		return nil
+	}
 	b := &pgx.Batch{}
 	for _, st := range list {
 		b.Queue(st.sql, st.args...)
@@ -208,7 +223,7 @@ func (s *session) commit(ctx context.Context, clock uint64) error {
 	if s.pos.gap == "" {
 		next.shown = clock
 	}
-	if len(mirrors) == 0 && !s.batch.open {
+	if len(mirrors) == 0 && !s.batch.open && !s.foldsPending() {
 		return s.advance(ctx, next)
 	}
 	if err := s.apply(ctx, mirrors, next); err != nil {
@@ -275,6 +290,9 @@ func (s *session) apply(ctx context.Context, mirrors []*mirror, next position) e
 				list = append(list, statement{rows: -1, args: []any{q.name}, sql: "DELETE FROM walrill.parked WHERE view = $1 AND key IN (SELECT to_jsonb(k) FROM (" + q.keysSQL(touched) + ") k)"})
 			}
 		}
+	}
+	if err := s.flushFolds(ctx); err != nil {
+		return err
 	}
 	list = append(list, statement{sql: savePosition, args: s.positionArgs(next), rows: 1})
 	if st, ok := s.seqStatement(); ok {

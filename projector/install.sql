@@ -1,4 +1,4 @@
--- What walrill keeps in a view store. Every statement may be run again.
+-- What walrill keeps in a view store. Every statement may be run again, while somebody waits in walrill.wait: so none may lock what that reads.
 CREATE SCHEMA IF NOT EXISTS walrill;
 
 CREATE TABLE IF NOT EXISTS walrill.pipelines (
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS walrill.views (
 	request text NOT NULL DEFAULT '',               -- rebuild or rollback, and a number
 	answer text NOT NULL DEFAULT '',                -- the last request that was seen to, and how
 	error text NOT NULL DEFAULT '',
+	repair text NOT NULL DEFAULT '',                -- of a fold: the last repair of the streams when it was complete
 	live_since timestamptz
 );
 
@@ -48,12 +49,30 @@ CREATE TABLE IF NOT EXISTS walrill.parked (
 	lsn pg_lsn NOT NULL,                            -- of the batch that it came with
 	parked_at timestamptz NOT NULL DEFAULT now(),
 	retry boolean NOT NULL DEFAULT false,           -- somebody asks for it to be tried again
+	skip boolean NOT NULL DEFAULT false,            -- of a fold: and the event that was refused to be left out
 	PRIMARY KEY (pipeline, view, key)
 );
 
 CREATE TABLE IF NOT EXISTS walrill.repairs (
 	pipeline text, view text, key jsonb,            -- of a query: to be computed anew; of a mirror: to be deleted
 	PRIMARY KEY (pipeline, view, key)
+);
+
+CREATE TABLE IF NOT EXISTS walrill.parked_events (
+	pipeline text, view text, key text,             -- of a fold; the ordering key
+	commit numeric(20), ordinal numeric,            -- the event's position
+	event json NOT NULL,
+	PRIMARY KEY (pipeline, view, key, commit, ordinal)
+);
+
+CREATE TABLE IF NOT EXISTS walrill.folds (         -- those that are filled beside what is there
+	pipeline text, view text,
+	definition jsonb NOT NULL,
+	request text NOT NULL DEFAULT '',               -- the rebuild that it is for
+	fence bigint NOT NULL,
+	epoch int NOT NULL, lsn pg_lsn NOT NULL,        -- every event below is in it
+	seqs jsonb NOT NULL DEFAULT '{}',               -- of the last event of each partition
+	PRIMARY KEY (pipeline, view)
 );
 
 -- wait returns when every commit below an LSN is in a view, with the position of the view, and fails past the timeout.

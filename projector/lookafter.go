@@ -22,13 +22,16 @@ func (s *session) lookAfter(ctx context.Context) error {
 	if err := s.repairKeys(ctx); err != nil {
 		return err
 	}
-	if len(s.parked) > 0 {
+	if len(s.parked) > 0 || s.foldsAside() {
 		if err := s.retryParked(ctx); err != nil {
 			return err
 		}
 		if err := s.countParked(ctx); err != nil {
 			return err
 		}
+	}
+	if err := s.lookAfterFolds(ctx); err != nil {
+		return err
 	}
 	done, waiting, err := s.filledMirrors(ctx)
 	if err != nil {

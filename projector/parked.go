@@ -23,7 +23,7 @@ type Parked struct {
 func ListParked(ctx context.Context, store *pgx.Conn, pipeline, view string) ([]Parked, error) {
 	list := []Parked{}
 	rows, err := store.Query(ctx, `SELECT view, key::text, error, coalesce(row::text, ''), lsn::text, parked_at FROM walrill.parked
-		WHERE pipeline = $1 AND $2 IN ('', view) ORDER BY parked_at, view, key`, pipeline, view)
+		WHERE pipeline = $1 AND $2 IN ('', view) AND view NOT LIKE '%~fill' ORDER BY parked_at, view, key`, pipeline, view)
 	if err != nil {
 		return nil, fmt.Errorf("list what is parked: %w", err)
 	}
@@ -43,18 +43,27 @@ func ListParked(ctx context.Context, store *pgx.Conn, pipeline, view string) ([]
 }
 
 // RetryParked asks the projector to try keys again: one, or all of the view when key is empty. DropParked forgets them:
-// the view keeps the rows that it has for them until they change again. Both say how many keys were meant.
+// the view keeps the rows that it has for them until they change again. To a fold that is the event that was refused: it is left out, and
+// those that wait behind it are applied. Both say how many keys were meant.
 func RetryParked(ctx context.Context, store *pgx.Conn, pipeline, view, key string) (int64, error) {
-	return changeParked(ctx, store, "UPDATE walrill.parked SET retry = true", pipeline, view, key)
+	return changeParked(ctx, store, "UPDATE walrill.parked SET retry = true", pipeline, view, key, "true")
 }
+
+// ofFold is true for the key of a fold, behind which its events wait.
+const ofFold = "EXISTS (SELECT FROM walrill.parked_events e WHERE e.pipeline = parked.pipeline AND e.view = parked.view AND e.key = parked.key->>'key')"
 
 // DropParked forgets keys that are set aside; see RetryParked.
 func DropParked(ctx context.Context, store *pgx.Conn, pipeline, view, key string) (int64, error) {
-	return changeParked(ctx, store, "DELETE FROM walrill.parked", pipeline, view, key)
+	skipped, err := changeParked(ctx, store, "UPDATE walrill.parked SET retry = true, skip = true", pipeline, view, key, ofFold)
+	if err != nil {
+		return 0, err
+	}
+	gone, err := changeParked(ctx, store, "DELETE FROM walrill.parked", pipeline, view, key, "NOT "+ofFold)
+	return skipped + gone, err
 }
 
-func changeParked(ctx context.Context, store *pgx.Conn, verb, pipeline, view, key string) (int64, error) {
-	tag, err := store.Exec(ctx, verb+" WHERE pipeline = $1 AND view = $2 AND ($3 = '' OR key = nullif($3, '')::jsonb)", pipeline, view, key)
+func changeParked(ctx context.Context, store *pgx.Conn, verb, pipeline, view, key, which string) (int64, error) {
+	tag, err := store.Exec(ctx, verb+" WHERE pipeline = $1 AND view = $2 AND ($3 = '' OR key = nullif($3, '')::jsonb) AND "+which, pipeline, view, key)
 	if err != nil {
 		return 0, fmt.Errorf("change what is parked of %s: %w", view, err)
 	}

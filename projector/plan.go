@@ -14,13 +14,14 @@ import (
 // definition is a view as it is kept: what the configuration says, made complete. It is stored
 // as JSON, and a view whose definition differs from the stored one is built anew.
 type definition struct {
-	Kind    string      `json:"kind"` // mirror or query
+	Kind    string      `json:"kind"` // mirror, query, fold or code
 	Key     []string    `json:"key"`
 	Query   string      `json:"query,omitempty"`
 	Columns []string    `json:"columns"`           // of the view
 	Types   []string    `json:"types"`             // of the columns
 	Mirrors []mirrorDef `json:"mirrors"`           // that it needs, with the columns that it uses
 	Affects []affect    `json:"affects,omitempty"` // one a mirror, in the same order
+	Fold    *foldDef    `json:"fold,omitempty"`    // of a fold, and of code
 }
 
 // affect gives the keys of a view's rows that changed rows of a mirror touch.
@@ -121,10 +122,25 @@ type planner struct {
 	conn   *pgx.Conn
 	tables []Table
 	types  map[string]bool // those that the store knows
+	events []EventType     // that the streams carry; nil when nobody says
+	near   suggest
 }
 
 // newPlanner resolves the columns' types in the store: a type that it does not know is replaced.
-func newPlanner(ctx context.Context, conn *pgx.Conn, tables []Table) (*planner, error) {
+func newPlanner(ctx context.Context, conn *pgx.Conn, o *Options) (*planner, error) {
+	var tables []Table
+	var events []EventType
+	var err error
+	if o.Tables != nil {
+		if tables, err = o.Tables(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if o.Events != nil && slices.ContainsFunc(o.Views, func(v View) bool { return v.folds() }) {
+		if events, err = o.Events(ctx); err != nil {
+			return nil, err
+		}
+	}
 	var names []string
 	for _, t := range tables {
 		for _, c := range t.Columns {
@@ -141,7 +157,10 @@ func newPlanner(ctx context.Context, conn *pgx.Conn, tables []Table) (*planner, 
 	if err != nil {
 		return nil, fmt.Errorf("look up types in the view store: %w", err)
 	}
-	p := &planner{conn: conn, tables: tables, types: map[string]bool{}}
+	p := &planner{conn: conn, tables: tables, types: map[string]bool{}, events: events, near: o.Nearest}
+	if p.near == nil {
+		p.near = func(string, []string) string { return "" }
+	}
 	for _, n := range known {
 		p.types[n] = true
 	}
@@ -158,8 +177,11 @@ func (p *planner) column(c SourceColumn, as string) Column {
 
 // plan makes the definition of a view.
 func (p *planner) plan(ctx context.Context, v *View) (*definition, error) {
-	if v.Mirror != "" {
+	switch {
+	case v.Mirror != "":
 		return p.planMirror(v)
+	case v.folds():
+		return p.planFold(ctx, v)
 	}
 	return p.planQuery(ctx, v)
 }

@@ -82,7 +82,7 @@ func (q *queryPlan) plan(ctx context.Context) error {
 		return q.refuse(err, "query")
 	}
 	q.def = &definition{Kind: "query", Key: q.view.Key, Query: query}
-	if err := q.output(ctx); err != nil {
+	if err := q.output(ctx, quoteIdent(tryView)); err != nil {
 		return err
 	}
 	var err error
@@ -163,10 +163,10 @@ func (q *queryPlan) refuse(err error, what string) error {
 	return q.view.fault(nil, fix, "%s: %s (SQLSTATE %s)", what, e.Message, e.Code)
 }
 
-// output reads the result's columns.
-func (q *queryPlan) output(ctx context.Context) error {
+// output reads the columns of the result, which is a temporary view or table.
+func (q *queryPlan) output(ctx context.Context, of string) error {
 	rows, err := q.tx.Query(ctx, `SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
-		WHERE attrelid = $1::regclass AND attnum > 0 ORDER BY attnum`, quoteIdent(tryView))
+		WHERE attrelid = $1::regclass AND attnum > 0 ORDER BY attnum`, of)
 	if err != nil {
 		return fmt.Errorf("read the columns of view %s: %w", q.view.Name, err)
 	}

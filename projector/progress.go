@@ -42,6 +42,9 @@ func (d *definition) streams() []string {
 		for _, m := range d.Mirrors {
 			names = append(names, m.Stream)
 		}
+		if d.folds() {
+			names = append(names, d.Fold.Streams...)
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)

@@ -25,22 +25,6 @@ import (
 	"github.com/walrill/walrill/event"
 )
 
-// Feed brings the events of some streams in commit order.
-type Feed interface {
-	// Step returns the next event, waiting for it as long as ctx allows. ok is false
-	// when instead the watermark has moved and everything below it was handed out.
-	Step(ctx context.Context) (e event.Event, ok bool, err error)
-	// Watermark is the watermark up to which events are handed out at present.
-	Watermark() uint64
-}
-
-// A MissingError of a Feed says that events are missing or came out of order, so
-// that what is made of them cannot be right any more.
-type MissingError struct{ Err error }
-
-func (e *MissingError) Error() string { return e.Err.Error() }
-func (e *MissingError) Unwrap() error { return e.Err }
-
 // Backfill is how far the backfill of a table is.
 type Backfill struct {
 	Known    bool   // there is or was one, or one is asked for
@@ -78,7 +62,8 @@ type SourceColumn struct {
 	Generated bool   // not in the streams
 }
 
-// View is a view as it is configured: a mirror of one table, or a query over mirrors.
+// View is a view as it is configured: a mirror of one table, a query over mirrors, or a table that events are folded into, by
+// SQL or by a Go function.
 type View struct {
 	Name    string
 	Mirror  string            // table, such as public.orders; "" for a query
@@ -89,6 +74,41 @@ type View struct {
 	Query   string
 	Affects map[string]string // by the table's name in the query
 	Where   string            // place in the configuration, for errors
+
+	Table   []Column    // of a fold, Name and Type
+	Fold    []FoldEvent // SQL by type of event
+	Streams []string    // that a fold reads; nil for all that carry its events. Apply needs them
+	Now     bool        // a fold begins with what comes now; else with the first entries
+	// Unmatched takes an UPDATE of a fold that finds no row for one that needs none; else its key is parked.
+	Unmatched bool
+	// Apply folds events instead of SQL; see Apply. Types are those that it gets, nil for all of the streams, and Version tells
+	// one version of the function from another: a new one is a rebuild.
+	Apply   Apply
+	Types   []string
+	Version string
+}
+
+// folds reports whether events are folded into the view.
+func (v *View) folds() bool { return v.Fold != nil || v.Apply != nil }
+
+// FoldEvent is the SQL that folds events of a type into a view.
+type FoldEvent struct{ Type, SQL, Where string }
+
+// EventType is a type of event that a stream carries.
+type EventType struct {
+	Type   string // "" when types are the application's: those of an outbox, or of messages
+	Stream string
+	Table  string
+	Fields []EventField // of data; nil when they are not known
+	Old    []string     // columns that `old` may have
+	Read   bool         // it is made of rows that a backfill reads
+	Change bool         // it is made of changes
+}
+
+// EventField is a member of an event's data.
+type EventField struct {
+	Name   string
+	Fields []EventField // of an object whose members are known
 }
 
 // Options say what a Projector keeps. The functions are called in the goroutine of Run; a Feed is read in another one.
@@ -97,8 +117,15 @@ type Options struct {
 	StoreURL string
 	Schema   string // of the views
 	Views    []View
-	// Tables lists the tables that the streams carry, as the source has them now.
+	// Tables lists the tables that the streams carry, as the source has them now. It and Backfills are for mirrors and queries.
 	Tables func(context.Context) ([]Table, error)
+	// Events lists the types of events that the streams carry, for folds. Nil when they are not known: then every fold says
+	// which streams it reads.
+	Events func(context.Context) ([]EventType, error)
+	// Repair names the last time that changes were lost with a slot; "" for never. It may be nil.
+	Repair func(context.Context) (string, error)
+	// Nearest is the name that was probably meant, or "". It may be nil.
+	Nearest func(got string, names []string) string
 	// Open opens a feed of streams behind a position; the zero position is the beginning.
 	Open      func(ctx context.Context, streams []string, after event.Position) (Feed, error)
 	Watermark func(context.Context) (uint64, error)

@@ -130,13 +130,17 @@ func reshape(ctx context.Context, tx pgx.Tx, o *Options, name, table string, def
 		if err := tryExec(ctx, tx, "CREATE SCHEMA IF NOT EXISTS "+quoteIdent(o.Schema)); err != nil {
 			return err
 		}
-		var parts []string
-		for i, c := range def.Columns {
-			parts = append(parts, quoteIdent(c)+" "+def.Types[i])
-		}
-		return tryExec(ctx, tx, fmt.Sprintf("CREATE TABLE %s (%s, PRIMARY KEY (%s))", table, strings.Join(parts, ", "), list("%s", def.Key)))
+		return tryExec(ctx, tx, createTable(table, def))
 	}
 	return alter(ctx, tx, table, def, old)
+}
+
+func createTable(table string, def *definition) string {
+	var parts []string
+	for i, c := range def.Columns {
+		parts = append(parts, quoteIdent(c)+" "+def.Types[i])
+	}
+	return fmt.Sprintf("CREATE TABLE %s (%s, PRIMARY KEY (%s))", table, strings.Join(parts, ", "), list("%s", def.Key))
 }
 
 // free makes sure that a view's name is not taken.

@@ -92,6 +92,11 @@ func (r *replay) prepare(ctx context.Context) error {
 	if r.defs, err = r.plan(ctx); err != nil {
 		return err
 	}
+	for _, name := range sortedKeys(r.defs) {
+		if r.defs[name].folds() {
+			return fmt.Errorf("view %s is a fold, and replay builds mirrors and queries: name the view to build", name)
+		}
+	}
 	s := &session{opts: &r.Options, wanted: r.defs}
 	wanted := s.wantedMirrors()
 	r.backfills = map[string]Backfill{}
@@ -180,7 +185,7 @@ func (r *replay) read(ctx context.Context) (uint64, error) {
 		return 0, fmt.Errorf("%s is not in the streams yet: they are complete up to %s", clock(end), clock(watermark))
 	}
 	s := &session{opts: &r.Options, mirrors: r.mirrors}
-	feed, err := r.Open(ctx, s.streams(), event.Position{})
+	feed, err := r.open(ctx, s.streams(), event.Position{})
 	if err != nil {
 		return 0, err
 	}

@@ -25,14 +25,18 @@ type session struct {
 	fence     int64
 	lock      uint64 // the position that walrill.wait can see
 
-	tables  []Table
-	wanted  map[string]*definition // by view: what the configuration asks for
-	views   map[string]*viewRow
-	mirrors []*mirror // in use, unless there is a gap, and those that are being filled
-	queries []*query  // that are kept
-	bySrc   map[string][]*mirror
-	parked  map[string]int       // by view or mirror
-	failed  map[string]time.Time // views that could not be built, and when that was tried
+	tables   []Table
+	wanted   map[string]*definition // by view: what the configuration asks for
+	views    map[string]*viewRow
+	mirrors  []*mirror // in use, unless there is a gap, and those that are being filled
+	queries  []*query  // that are kept
+	folds    []*folding
+	fillers  map[string]*filler // of folds, by view
+	repair   string             // the last one of the streams
+	repairAt time.Time          // when that was read
+	bySrc    map[string][]*mirror
+	parked   map[string]int       // by view or mirror
+	failed   map[string]time.Time // views that could not be built, and when that was tried
 
 	pos   position
 	saved time.Time // when pos was written last
@@ -64,6 +68,7 @@ func (s *session) run(ctx context.Context) error {
 	defer s.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it did is committed
 	defer s.reads.Wait()
 	defer func() { s.stop() }()
+	defer s.closeFillers()
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
@@ -114,14 +119,11 @@ func (s *session) open(ctx context.Context) (err error) {
 
 // prepare plans the views and brings what the store has in step with that.
 func (s *session) prepare(ctx context.Context) error {
-	var err error
-	if s.tables, err = s.opts.Tables(ctx); err != nil {
-		return err
-	}
-	planner, err := newPlanner(ctx, s.conn, s.tables)
+	planner, err := newPlanner(ctx, s.conn, s.opts)
 	if err != nil {
 		return err
 	}
+	s.tables = planner.tables
 	s.wanted = map[string]*definition{}
 	for i := range s.opts.Views {
 		v := &s.opts.Views[i]
@@ -131,8 +133,7 @@ func (s *session) prepare(ctx context.Context) error {
 	}
 	// Postgres cannot know that there are few changed rows, and would read whole tables to join them: what follows the
 	// stream goes by indexes alone. Building a whole view is another matter.
-	if _, err := s.conn.Exec(ctx, fmt.Sprintf("SET search_path = %s, public; SET enable_hashjoin = off; SET enable_mergejoin = off",
-		quoteIdent(mirrorSchema(s.opts.Pipeline))), pgx.QueryExecModeSimpleProtocol); err != nil {
+	if _, err := s.conn.Exec(ctx, fmt.Sprintf("SET search_path = %s; SET enable_hashjoin = off; SET enable_mergejoin = off", s.path()), pgx.QueryExecModeSimpleProtocol); err != nil {
 		return fmt.Errorf("set up a session of the view store: %w", err)
 	}
 	if s.pos, err = s.loadPosition(ctx); err != nil {
@@ -159,16 +160,12 @@ func (s *session) begun(ctx context.Context) error {
 
 // plan plans the views without keeping them.
 func (o *Options) plan(ctx context.Context) (map[string]*definition, error) {
-	tables, err := o.Tables(ctx)
-	if err != nil {
-		return nil, err
-	}
 	conn, err := connect(ctx, o.StoreURL, o.Pipeline)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it changed nothing
-	planner, err := newPlanner(ctx, conn, tables)
+	planner, err := newPlanner(ctx, conn, o)
 	if err != nil {
 		return nil, err
 	}
@@ -217,6 +214,9 @@ func (s *session) load(ctx context.Context) error {
 	if err := s.temporary(ctx); err != nil {
 		return err
 	}
+	if err := s.loadFolds(ctx); err != nil {
+		return err
+	}
 	if err := s.loadSeqs(ctx); err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (s *session) temporary(ctx context.Context) error {
 	return nil
 }
 
-// streams are those that the mirrors read.
+// streams are those that the mirrors and folds read.
 func (s *session) streams() []string {
 	var names []string
 	for _, m := range s.mirrors {
@@ -248,8 +248,9 @@ func (s *session) streams() []string {
 			names = append(names, m.Stream)
 		}
 	}
+	names = append(names, s.foldStreams()...)
 	slices.Sort(names)
-	return names
+	return slices.Compact(names)
 }
 
 func (s *session) openFeed(ctx context.Context) error {
@@ -262,7 +263,7 @@ func (s *session) openFeed(ctx context.Context) error {
 		return &SetupError{Problem: "there is no view to keep", Fix: "add one under `views`"}
 	}
 	s.stop()
-	feed, err := s.opts.Open(ctx, streams, after)
+	feed, err := s.opts.open(ctx, streams, after)
 	if m, ok := errors.AsType[*MissingError](err); ok {
 		return s.breakOff(ctx, m)
 	}

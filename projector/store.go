@@ -231,6 +231,9 @@ func pgError(err error) *pgconn.PgError {
 // isDataError reports whether a statement was refused for what the rows hold, so that it fails again
 // with the same rows and works with others.
 func isDataError(err error) bool {
+	if _, ok := errors.AsType[*Refusal](err); ok {
+		return true
+	}
 	e := pgError(err)
 	return e != nil && (slices.Contains([]string{"21", "22", "23"}, e.Code[:min(2, len(e.Code))]) || e.Code == "P0001" || e.Code == "2200G")
 }

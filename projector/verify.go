@@ -257,6 +257,12 @@ func (v *verifier) chosen(ctx context.Context, views map[string]*viewRow) ([]*vi
 		if row.state == stateStopped || v.View != "" && v.View != name {
 			continue
 		}
+		if row.def.folds() {
+			if v.View == name || len(views) == 1 {
+				return nil, fmt.Errorf("view %s is a fold: the source has no events to compare it with; `walrill rebuild %s` folds them again and says how many rows differed", name, name)
+			}
+			continue
+		}
 		if row.state != stateLive {
 			return nil, fmt.Errorf("view %s is %s: it can be compared when it is complete; `walrill status` shows how far it is", name, row.state)
 		}

@@ -367,7 +367,7 @@ func (v *verifier) touched(ctx context.Context, t *target, since uint64) (keys m
 		return nil, false, err
 	}
 	epoch, _ := event.SplitClock(watermark)
-	feed, err := v.Open(ctx, []string{t.mirror.Stream}, event.Position{Commit: event.Clock(epoch, since) - 1, Ordinal: ^uint64(0)})
+	feed, err := v.open(ctx, []string{t.mirror.Stream}, event.Position{Commit: event.Clock(epoch, since) - 1, Ordinal: ^uint64(0)})
 	if err != nil {
 		return nil, false, err
 	}

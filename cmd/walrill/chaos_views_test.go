@@ -30,6 +30,7 @@ INSERT INTO accounts SELECT i, 1 + i % 5, 1000, repeat('account ' || i || ' ', 4
 CREATE TABLE customers (id int PRIMARY KEY, name text);
 CREATE TABLE orders (id int PRIMARY KEY, customer_id int, status text);
 CREATE TABLE order_items (id int PRIMARY KEY, order_id int, qty int, price numeric(10,2), note text);
+CREATE TABLE moves (id bigserial, purse int, amount int NOT NULL, PRIMARY KEY (purse, id));
 INSERT INTO customers SELECT i, 'customer ' || i FROM generate_series(1, 10) i;
 INSERT INTO orders SELECT i, 1 + i % 12, 'new' FROM generate_series(1, 30) i;
 INSERT INTO order_items SELECT i, 1 + i % 35, i % 4, i * 1.25, 'note' FROM generate_series(1, 80) i;`
@@ -45,6 +46,21 @@ var viewQueries = []struct{ name, key, query string }{
         FROM customers c LEFT JOIN orders o ON o.customer_id = c.id LEFT JOIN order_items i ON i.order_id = o.id GROUP BY c.id`},
 	{"lines", "id", `SELECT i.id, o.status, i.price FROM order_items i, orders o WHERE o.id = i.order_id AND o.status <> 'new'`},
 }
+
+// foldedMoves is a fold, which depends on each event, once, and on their order; foldedWant is what it must be.
+const foldedMoves = `  purses:
+    key: purse
+    table: {purse: int, total: bigint, moves: int, last: bigint, chain: text}
+    fold:
+      money.moved: |
+        INSERT INTO purses VALUES (:key, :data.amount, 1, :data.id, md5(:data.id)) ON CONFLICT (purse) DO UPDATE SET
+          total = purses.total + excluded.total, moves = purses.moves + 1, last = excluded.last, chain = md5(purses.chain || :data.id)
+`
+
+const foldedWant = `WITH RECURSIVE m AS (SELECT purse, id, amount, row_number() OVER (PARTITION BY purse ORDER BY id) AS n FROM moves),
+	c AS (SELECT purse, n, amount::bigint AS total, id, md5(id::text) AS chain FROM m WHERE n = 1
+		UNION ALL SELECT m.purse, m.n, c.total + m.amount, m.id, md5(c.chain || m.id) FROM c JOIN m ON m.purse = c.purse AND m.n = c.n + 1)
+	SELECT DISTINCT ON (purse) purse, total, n::int AS moves, id AS last, chain FROM c ORDER BY purse, n DESC`
 
 // viewRig is a source, a store and a Redis, with a workload and daemons.
 type viewRig struct {
@@ -78,10 +94,12 @@ func newViewRig(t *testing.T, sameStore bool, storeThrough func(string) string) 
 	fmt.Fprintf(&b, "pipeline: %s\nsource: {url: %q}\nsink: {url: %q}\nstreams:\n", harness.DatabaseName(t, r.source), r.source, r.redis.URL())
 	fmt.Fprintf(&b, "  bank: {partitions: 4, tables: {accounts: {}, branches: {}}}\n")
 	fmt.Fprintf(&b, "  shop: {partitions: 3, tables: {orders: {}, customers: {}, order_items: {}}}\n")
+	fmt.Fprintf(&b, "  ledger: {partitions: 2, tables: {moves: {key: purse, events: [{type: money.moved, on: insert, data: {id: new.id, amount: new.amount}}]}}}\n")
 	fmt.Fprintf(&b, "views:\n  store: %q\n  accounts_copy: {mirror: public.accounts, columns: {rename: {balance: money}}}\n", store)
 	for _, v := range viewQueries {
 		fmt.Fprintf(&b, "  %s:\n    key: %s\n    query: |\n      %s\n", v.name, v.key, v.query)
 	}
+	b.WriteString(foldedMoves)
 	r.file = filepath.Join(t.TempDir(), "walrill.yaml")
 	if err := os.WriteFile(r.file, []byte(b.String()), 0o600); err != nil {
 		t.Fatal(err)
@@ -123,7 +141,7 @@ func (r *viewRig) daemon(flags ...string) *harness.Program {
 // live waits until all views are complete.
 func (r *viewRig) live() {
 	r.Helper()
-	want := fmt.Sprint(len(viewQueries) + 1)
+	want := fmt.Sprint(len(viewQueries) + 2)
 	harness.Eventually(r, 2*patience, "all views are live", func() bool {
 		if harness.Value(r, r.store, "SELECT to_regclass('walrill.views') IS NOT NULL") != "t" {
 			return false
@@ -181,7 +199,7 @@ func (r *viewRig) write(ctx context.Context, random *rand.Rand) {
 // randomChange is one statement; those of the bank never change the sum of all money.
 func randomChange(random *rand.Rand) string {
 	n := func(max int) int { return 1 + random.IntN(max) }
-	switch random.IntN(22) {
+	switch random.IntN(26) {
 	case 0, 1, 2, 3:
 		return fmt.Sprintf("UPDATE accounts SET balance = balance + CASE id WHEN %d THEN -7 ELSE 7 END WHERE id IN (%d, %d)", 1, 1, 1+n(98))
 	case 4:
@@ -209,6 +227,9 @@ func randomChange(random *rand.Rand) string {
 		return fmt.Sprintf("DELETE FROM customers WHERE id = %d; INSERT INTO customers VALUES (%d, 'again') ON CONFLICT DO NOTHING", n(12), n(12))
 	case 20:
 		return "UPDATE order_items SET note = 'nobody reads it'"
+	case 22, 23, 24, 25:
+		// One writer at a time in each purse, so that ids are in the order of commits.
+		return fmt.Sprintf("SELECT pg_advisory_xact_lock(7, p) FROM generate_series(1, 3) p; INSERT INTO moves (purse, amount) SELECT 1 + i %% 3, %d - i FROM generate_series(1, %d) i", n(100), n(6))
 	}
 	if random.IntN(20) > 0 {
 		return fmt.Sprintf("UPDATE orders SET customer_id = NULL WHERE id = %d", n(35))
@@ -251,6 +272,8 @@ func (r *viewRig) finish() {
 		r.same(v.name, v.key, v.query, "SELECT * FROM "+v.name)
 	}
 	r.same("accounts_copy", "id", "SELECT id, branch_id, balance AS money, note FROM accounts", "SELECT id, branch_id, money, note FROM accounts_copy")
+	harness.Exec(r, r.store, fmt.Sprintf("SELECT walrill.wait('purses', '%s', '60s')", lsn))
+	r.same("purses", "purse", foldedWant, "SELECT * FROM purses")
 	if n := harness.Value(r, r.store, "SELECT count(*) FROM walrill.parked"); n != "0" {
 		r.Errorf("%s keys are parked", n)
 	}
@@ -346,7 +369,7 @@ func TestViewsReadYourWrites(t *testing.T) {
 			rebuilds := 0
 			r.work.Go(func() {
 				for ctx.Err() == nil {
-					for _, view := range []string{"branch_totals", "accounts_copy"} {
+					for _, view := range []string{"branch_totals", "accounts_copy", "purses"} {
 						out, err := exec.CommandContext(ctx, "walrill", "rebuild", view, "-c", r.file).CombinedOutput()
 						if ctx.Err() != nil {
 							return

@@ -76,6 +76,12 @@ func printExplanation(w io.Writer, e projector.Explanation) {
 		columns = append(columns, c.As+" "+c.Type)
 	}
 	fmt.Fprintf(w, "%s: %s, key %s\n  %s\n", e.View, e.Kind, strings.Join(e.Key, ", "), strings.Join(columns, ", "))
+	if e.Now {
+		fmt.Fprintln(w, "  from what comes when the view is made; what was in the streams before is not in it")
+	}
+	for _, f := range e.Events {
+		fmt.Fprintf(w, "\n%s, from stream %s\n  %s\n", f.Type, strings.Join(f.Streams, ", "), strings.ReplaceAll(f.SQL, "\n", "\n  "))
+	}
 	for _, t := range e.Tables {
 		fmt.Fprintf(w, "\n%s, from stream %s\n  mirrored: %s\n", t.Table, t.Stream, strings.Join(t.Columns, ", "))
 		if len(t.Indexes) > 0 {

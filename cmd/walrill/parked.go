@@ -19,13 +19,15 @@ func newParkedCommand() *cobra.Command {
 and everything else goes on. Mend the rule and retry the key: its changes are published in their order.
 
 A row that a view's SQL or types refuse sets its key aside: the key keeps its last state, and everything else goes on.
-It is tried again with the key's next change, or with retry.`,
+It is tried again with the key's next change, or with retry.
+An event that a fold refuses is set aside with all later ones of its key. retry applies them in their order; drop leaves out
+the one that was refused, and applies those behind it.`,
 		Args: exactArgs(0, "a subcommand: list, show, retry or drop"),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newParkedListCommand(), newParkedShowCommand(),
 		newParkedSettleCommand("retry", "Publish the changes of a key by the rules as they are now, or try a key of a view again"),
-		newParkedSettleCommand("drop", "Give up the changes of a key, or forget a key of a view: its row stays as it is until it changes"))
+		newParkedSettleCommand("drop", "Give up the changes of a key, forget a key of a view, whose row stays as it is until it changes, or leave out the event that a fold refuses"))
 	return cmd
 }
 

@@ -113,7 +113,7 @@ func settleParkedRows(cmd *cobra.Command, action, view string, key *string) erro
 	}
 	change, done := projector.RetryParked, "to be tried again"
 	if action == "drop" {
-		change, done = projector.DropParked, "forgotten"
+		change, done = projector.DropParked, "dropped"
 	}
 	return inStore(cmd, func(ctx context.Context, cfg *config.Config, conn *pgx.Conn) error {
 		n, err := change(ctx, conn, cfg.Pipeline, view, text)

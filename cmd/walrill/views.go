@@ -30,11 +30,17 @@ func newProjector(cfg *config.Config, client redis.UniversalClient, log *slog.Lo
 
 func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) projector.Options {
 	return projector.Options{
-		Pipeline:  cfg.Pipeline,
-		StoreURL:  cfg.Views.Store.Reveal(),
-		Schema:    cfg.Views.Schema,
-		Views:     viewsOf(cfg),
-		Tables:    func(ctx context.Context) ([]projector.Table, error) { return tablesOf(ctx, cfg) },
+		Pipeline: cfg.Pipeline,
+		StoreURL: cfg.Views.Store.Reveal(),
+		Schema:   cfg.Views.Schema,
+		Views:    viewsOf(cfg),
+		Tables:   func(ctx context.Context) ([]projector.Table, error) { return tablesOf(ctx, cfg) },
+		Events:   func(ctx context.Context) ([]projector.EventType, error) { return eventTypesOf(ctx, cfg) },
+		Nearest:  config.Nearest,
+		Repair: func(ctx context.Context) (string, error) {
+			meta, err := readMeta(ctx, client, cfg.Pipeline)
+			return meta.Repair, err
+		},
 		Open:      (&feeds{client, cfg.Pipeline, log}).open,
 		Backfills: &viewBackfills{&backfillStore{client: client, pipeline: cfg.Pipeline}},
 		Log:       log,
@@ -51,8 +57,7 @@ func viewsOf(cfg *config.Config) []projector.View {
 		if v.Document != nil {
 			continue
 		}
-		view := viewOf(v)
-		list = append(list, view)
+		list = append(list, viewOf(v))
 	}
 	return list
 }
@@ -69,6 +74,7 @@ func viewOf(v config.View) projector.View {
 	for _, a := range v.Affects {
 		view.Affects[a.Table] = a.SQL
 	}
+	addFold(&view, v.Fold)
 	return view
 }
 
@@ -80,13 +86,19 @@ func plainNames(names []config.Name) []string {
 	return list
 }
 
-// tablesOf are the tables that the streams take, each with the first stream that has its rows as they are, or with what it lacks.
-func tablesOf(ctx context.Context, cfg *config.Config) ([]projector.Table, error) {
+// mappedTables are the tables of the source as they are now, and what maps them.
+func mappedTables(ctx context.Context, cfg *config.Config) ([]*change.Relation, *transform.Mapper, error) {
 	rels, err := capture.Tables(ctx, cfg.Source.URL.Reveal())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	mapper, err := transform.New(mapfile.Mapping(cfg), 0)
+	return rels, mapper, err
+}
+
+// tablesOf are the tables that the streams take, each with the first stream that has its rows as they are, or with what it lacks.
+func tablesOf(ctx context.Context, cfg *config.Config) ([]projector.Table, error) {
+	rels, mapper, err := mappedTables(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +139,7 @@ func (f *feeds) open(ctx context.Context, streams []string, after event.Position
 		var loss *consumer.LossError
 		switch {
 		case err == nil:
-			return &feed{r, f.log}, nil
+			return r, nil
 		case !errors.As(err, &loss):
 			return nil, err
 		case time.Now().After(deadline):
@@ -137,34 +149,6 @@ func (f *feeds) open(ctx context.Context, streams []string, after event.Position
 		case <-time.After(200 * time.Millisecond):
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		}
-	}
-}
-
-// feed is a reader whose errors are told apart for a projector.
-type feed struct {
-	*consumer.Reader
-	log *slog.Logger
-}
-
-// Step implements projector.Feed. What Redis lost comes again with the same IDs; the projector sees by its own
-// count whether all of it did.
-func (f *feed) Step(ctx context.Context) (event.Event, bool, error) {
-	for {
-		e, ok, err := f.Reader.Step(ctx)
-		var gap *consumer.GapError
-		var late *consumer.LateError
-		var loss *consumer.LossError
-		var foreign *consumer.EntryError
-		switch {
-		case errors.As(err, &gap), errors.As(err, &late):
-			return e, false, &projector.MissingError{Err: err}
-		case errors.As(err, &loss):
-			f.log.Warn("the views wait for what Redis has lost", "error", err)
-		case errors.As(err, &foreign):
-			f.log.Warn("an entry is not walrill's: the views leave it out", "error", err)
-		default:
-			return e, ok, err
 		}
 	}
 }

@@ -194,7 +194,23 @@ func (s *Source) Open(ctx context.Context) (*Stream, error) {
 	return stream, nil
 }
 
-func (s *Source) start(ctx context.Context, stream *Stream) (err error) {
+func (s *Source) start(ctx context.Context, stream *Stream) error {
+	if err := s.dial(ctx, stream); err != nil {
+		return err
+	}
+	err := s.replicate(ctx, stream, s.opts.Slot)
+	if err == nil {
+		err = s.confirmed(ctx, stream)
+	}
+	if err != nil {
+		_ = stream.conn.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
+		return s.startError(err)
+	}
+	return nil
+}
+
+// dial makes what a stream is read with, and opens its replication connection.
+func (s *Source) dial(ctx context.Context, stream *Stream) error {
 	interval, err := reportInterval(ctx, stream.catalog)
 	if err != nil {
 		return err
@@ -214,18 +230,14 @@ func (s *Source) start(ctx context.Context, stream *Stream) (err error) {
 		_ = stream.conn.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
 		return err
 	}
-	err = pglogrepl.StartReplication(ctx, stream.conn, quote(s.opts.Slot), 0, pglogrepl.StartReplicationOptions{
+	return nil
+}
+
+func (s *Source) replicate(ctx context.Context, stream *Stream, slot string) error {
+	return pglogrepl.StartReplication(ctx, stream.conn, quote(slot), 0, pglogrepl.StartReplicationOptions{
 		Mode:       pglogrepl.LogicalReplication,
 		PluginArgs: []string{"proto_version '1'", "publication_names " + literal(quote(s.opts.Publication)), "messages 'true'"},
 	})
-	if err == nil {
-		err = s.confirmed(ctx, stream)
-	}
-	if err != nil {
-		_ = stream.conn.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
-		return s.startError(err)
-	}
-	return nil
 }
 
 // warnOutside says once a prefix that messages which are wanted come without a transaction.

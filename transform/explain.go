@@ -44,12 +44,18 @@ type tracer struct{ asked []Asked }
 // Explain is Map of a transaction's only change that also tells what became of each rule, in the order in which they were asked. When the error is of a rule,
 // what was asked up to it comes with it.
 func (m *Mapper) Explain(c *change.Change) ([]event.Event, []Asked, error) {
-	m.trace = &tracer{}
-	events, err := m.Map(c)
+	events, asked, err := m.Trace(c)
 	if err == nil {
 		m.release(false)
 		events = m.number()
 	}
+	return events, asked, err
+}
+
+// Trace is Explain of one change of many: what needs the whole transaction comes with Commit.
+func (m *Mapper) Trace(c *change.Change) ([]event.Event, []Asked, error) {
+	m.trace = &tracer{}
+	events, err := m.Map(c)
 	asked := m.trace.asked
 	m.trace = nil
 	return events, asked, err

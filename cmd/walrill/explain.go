@@ -23,12 +23,15 @@ type explainFlags struct {
 	view          string
 	op, old, new  string
 	offline, json bool
+	live          bool
+	count         int
+	message       string
 }
 
 func newExplainCommand() *cobra.Command {
 	var f explainFlags
 	cmd := &cobra.Command{
-		Use:   "explain TABLE | --view VIEW",
+		Use:   "explain TABLE | --live [TABLE] | --message PREFIX CONTENT | --view VIEW",
 		Short: "Show the events that a row change makes and why, or what a view needs",
 		Long: `Shows which rules a change of a row matches and which not, by which values, and the events that come of it. Nothing is
 published. The table's columns are the database's; columns that are not given are NULL, or in an update as in the other row.
@@ -36,16 +39,26 @@ published. The table's columns are the database's; columns that are not given ar
   walrill explain public.orders --new '{"id": 1, "status": "new"}'
   walrill explain public.orders --old '{"id": 1, "status": "new"}' --new '{"status": "paid"}'
   walrill explain public.orders --old '{"id": 1}'
+  walrill explain --message orders '{"type": "order.paid", "data": {}}'   a logical message
+
+With --live it explains the changes that are committed while it runs, of one table or of all, by a temporary slot beside the daemon's.
 
 With --view it shows what a view needs, and which of its rows a change affects.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case f.view != "" && len(args) == 0:
 				return explainView(cmd, f.view, f.json)
-			case f.view != "" || len(args) != 1:
-				return usageError{errors.New("explain takes a table's name, such as public.orders, or --view and the name of a view")}
+			case f.view == "" && cmd.Flags().Changed("message") && !f.live && len(args) == 1:
+				return f.explainMessage(cmd, args[0])
+			case f.view == "" && f.live && len(args) <= 1:
+				if f.op+f.old+f.new+f.message != "" || f.offline || f.count < 0 {
+					return usageError{errors.New("explain --live takes the changes as they come: neither rows nor --offline, and --count from 0")}
+				}
+				return f.explainLive(cmd, fullName(args))
+			case f.view != "" || f.live || f.message != "" || len(args) != 1:
+				return usageError{errors.New("explain takes a table's name, such as public.orders, or --view and the name of a view; with --message one content behind the prefix, with --live a table or nothing")}
 			}
-			return f.run(cmd, args[0])
+			return f.run(cmd, fullName(args))
 		},
 	}
 	cmd.Flags().StringVar(&f.view, "view", "", "a view, instead of a table")
@@ -53,14 +66,26 @@ With --view it shows what a view needs, and which of its rows a change affects.`
 	cmd.Flags().StringVar(&f.old, "old", "", "the row before, as JSON")
 	cmd.Flags().StringVar(&f.new, "new", "", "the row after, as JSON")
 	cmd.Flags().BoolVar(&f.offline, "offline", false, "ask no database: take the columns and their types from the rows that are given")
-	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON; with --live an object a line")
+	cmd.Flags().BoolVar(&f.live, "live", false, "explain the changes that are committed from now on; Ctrl-C ends it")
+	cmd.Flags().IntVar(&f.count, "count", 0, "with --live, stop after so many changes; 0 does not")
+	cmd.Flags().StringVar(&f.message, "message", "", "a logical message with this prefix; its content is the argument")
 	return cmd
 }
 
-func (f *explainFlags) run(cmd *cobra.Command, table string) error {
-	if !strings.Contains(table, ".") {
-		table = "public." + table
+// fullName is the table of the arguments with its schema, empty without one.
+func fullName(args []string) string {
+	if len(args) == 0 || strings.Contains(args[0], ".") {
+		return strings.Join(args, "")
 	}
+	return "public." + args[0]
+}
+
+func loadMapping(cmd *cobra.Command) (*config.Config, error) {
+	return config.LoadMapping(cmd.Flag("config").Value.String(), os.LookupEnv)
+}
+
+func (f *explainFlags) run(cmd *cobra.Command, table string) error {
 	if err := f.chooseOp(); err != nil {
 		return usageError{err}
 	}
@@ -68,7 +93,7 @@ func (f *explainFlags) run(cmd *cobra.Command, table string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	cfg, err := config.LoadMapping(cmd.Flag("config").Value.String(), os.LookupEnv)
+	cfg, err := loadMapping(cmd)
 	if err != nil {
 		return err
 	}
@@ -182,6 +207,11 @@ func (f *explainFlags) print(out io.Writer, events []event.Event, asked []transf
 	if f.json {
 		return printExplainedJSON(out, events, asked)
 	}
+	printExplained(out, events, asked)
+	return nil
+}
+
+func printExplained(out io.Writer, events []event.Event, asked []transform.Asked) {
 	for i, a := range asked {
 		if i == 0 || a.Stream != asked[i-1].Stream || a.Op != asked[i-1].Op {
 			fmt.Fprintf(out, "rules of stream %s for the %s\n", a.Stream, opName(a.Op))
@@ -206,7 +236,6 @@ func (f *explainFlags) print(out io.Writer, events []event.Event, asked []transf
 			}
 		}
 	}
-	return nil
 }
 
 func opName(op change.Op) string {
@@ -262,11 +291,25 @@ type explainedPart struct {
 	Values map[string]json.RawMessage `json:"values,omitempty"`
 }
 
+// explainedChange is a change as --json prints it. What it is of is said with --live only.
+type explainedChange struct {
+	Change string           `json:"change,omitempty"`
+	LSN    string           `json:"lsn,omitempty"`
+	Tx     uint32           `json:"tx,omitempty"`
+	Rules  []explainedRule  `json:"rules"`
+	Events []explainedEvent `json:"events"`
+	Error  string           `json:"error,omitempty"`
+}
+
 func printExplainedJSON(out io.Writer, events []event.Event, asked []transform.Asked) error {
-	report := struct {
-		Rules  []explainedRule  `json:"rules"`
-		Events []explainedEvent `json:"events"`
-	}{[]explainedRule{}, []explainedEvent{}}
+	encoder := json.NewEncoder(out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(explained(events, asked))
+}
+
+func explained(events []event.Event, asked []transform.Asked) explainedChange {
+	report := explainedChange{Rules: []explainedRule{}, Events: []explainedEvent{}}
 	for _, a := range asked {
 		rule := explainedRule{Stream: a.Stream, Type: a.Type, Where: a.Where, Op: opName(a.Op), Outcome: string(a.Outcome)}
 		for _, p := range a.Parts {
@@ -285,8 +328,5 @@ func printExplainedJSON(out io.Writer, events []event.Event, asked []transform.A
 		report.Events = append(report.Events, explainedEvent{Stream: e.Stream.Name, Partition: e.Partition, Type: e.Type, Key: string(e.Key), Op: string(rune(e.Op)),
 			Data: slices.Clone(e.Data), Old: slices.Clone(e.Old), Unchanged: slices.Clone(e.Unchanged), Headers: slices.Clone(e.Headers)})
 	}
-	encoder := json.NewEncoder(out)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	return encoder.Encode(report)
+	return report
 }

@@ -40,6 +40,9 @@ func (k *storeKeeper) run(ctx context.Context) error {
 	if _, err := conn.Exec(ctx, "SET enable_hashjoin = off; SET enable_mergejoin = off", pgx.QueryExecModeSimpleProtocol); err != nil {
 		return fmt.Errorf("set up a session of the view store: %w", err)
 	}
+	if err := lockDocuments(ctx, conn, k.opts.Pipeline+"/"+k.view.Name, k.leads); err != nil {
+		return err
+	}
 	for {
 		var ok bool
 		if k.box, ok, err = openOutbox(ctx, conn, k.opts.Pipeline, k.view); err != nil {

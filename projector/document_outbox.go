@@ -39,11 +39,8 @@ type outbox struct {
 func openOutbox(ctx context.Context, conn *pgx.Conn, pipeline string, v *DocumentView) (o *outbox, ok bool, err error) {
 	o = &outbox{conn: conn, pipeline: pipeline, name: v.Name, low: "0", xmin: "0"}
 	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if err := lockStore(ctx, tx); err != nil {
+		if err := installDocuments(ctx, tx); err != nil {
 			return err
-		}
-		if _, err := tx.Exec(ctx, "SET LOCAL client_min_messages = warning;"+documentSQL, pgx.QueryExecModeSimpleProtocol); err != nil {
-			return fmt.Errorf("prepare the view store for documents: %w", err)
 		}
 		var state, schema string
 		var text *string
@@ -71,10 +68,44 @@ func openOutbox(ctx context.Context, conn *pgx.Conn, pipeline string, v *Documen
 	return o, ok, nil
 }
 
-// lockStore is for those who make objects in the store: two at the same time would meet in the catalogue.
-func lockStore(ctx context.Context, tx pgx.Tx) error {
-	_, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock($1, 0)", lockClass)
-	return err
+// installDocuments makes what walrill keeps in a store for documents, if it is not there.
+func installDocuments(ctx context.Context, tx pgx.Tx) error {
+	var exists bool
+	err := tx.QueryRow(ctx, "SELECT to_regclass('walrill.document_keys_tx') IS NOT NULL").Scan(&exists)
+	if err == nil && !exists {
+		// Two that come at the same time would meet in the catalogue.
+		_, err = tx.Exec(ctx, fmt.Sprintf("SELECT pg_advisory_xact_lock(%d, 0); SET LOCAL client_min_messages = warning;%s", lockClass, documentSQL), pgx.QueryExecModeSimpleProtocol)
+	}
+	if err != nil {
+		return fmt.Errorf("prepare the view store for documents: %w", err)
+	}
+	return nil
+}
+
+// documentLock is the first half of the advisory lock of the session that writes a view's documents.
+const documentLock = lockClass + 1
+
+// lockDocuments takes the lock of a view's documents. leads says that this process keeps the views: whoever has the lock then is one that was
+// paused, or is about to end, and its session is ended, so that nobody waits for its transaction.
+func lockDocuments(ctx context.Context, conn *pgx.Conn, name string, leads func() bool) error {
+	for leads() {
+		var ok bool
+		err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, hashtext($2))", documentLock, name).Scan(&ok)
+		if err == nil && !ok {
+			_, err = conn.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = $1 AND granted
+				AND objid::bigint = (hashtext($2)::bigint & 4294967295) AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`, documentLock, name)
+		}
+		if err != nil {
+			return fmt.Errorf("take the lock of the documents of %s: %w", name, err)
+		}
+		if ok {
+			return nil
+		}
+		if err := pause(ctx, standbyPoll); err != nil {
+			return err
+		}
+	}
+	return errAgain
 }
 
 // take raises the fence, and makes the triggers when they are not those that are needed.
@@ -282,9 +313,6 @@ func (d *Documents) tryForget(ctx context.Context) error {
 // forget removes what the store keeps for documents of the pipeline that are not configured.
 func (d *Documents) forget(ctx context.Context, conn *pgx.Conn) error {
 	return pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		if err := lockStore(ctx, tx); err != nil {
-			return err
-		}
 		var exists bool
 		if err := tx.QueryRow(ctx, "SELECT to_regclass('walrill.documents') IS NOT NULL").Scan(&exists); err != nil || !exists {
 			return err

@@ -104,26 +104,29 @@ func newViewRig(t *testing.T, sameStore bool, storeThrough func(string) string) 
 	if err := os.WriteFile(r.file, []byte(b.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		r.end = time.Time{}
-		if r.stop != nil {
-			r.stop()
-		}
-		r.work.Wait()
-		for i, d := range r.daemons {
-			if err := d.Kill(); err != nil {
-				t.Error(err)
-			}
-			output := d.Output()
-			if strings.Contains(output, "DATA RACE") || strings.Contains(output, "panic:") || t.Failed() && i >= len(r.daemons)-3 {
-				t.Logf("daemon %d:\n%s", i, output[max(0, len(output)-6000):])
-			}
-			if strings.Contains(output, "DATA RACE") {
-				t.Errorf("daemon %d has a data race", i)
-			}
-		}
-	})
+	t.Cleanup(r.close)
 	return r
+}
+
+// close ends the workload and the daemons.
+func (r *viewRig) close() {
+	r.end = time.Time{}
+	if r.stop != nil {
+		r.stop()
+	}
+	r.work.Wait()
+	for i, d := range r.daemons {
+		if err := d.Kill(); err != nil {
+			r.Error(err)
+		}
+		output := d.Output()
+		if strings.Contains(output, "DATA RACE") || strings.Contains(output, "panic:") || r.Failed() && i >= len(r.daemons)-3 {
+			r.Logf("daemon %d:\n%s", i, output[max(0, len(output)-6000):])
+		}
+		if strings.Contains(output, "DATA RACE") {
+			r.Errorf("daemon %d has a data race", i)
+		}
+	}
 }
 
 func (r *viewRig) daemon(flags ...string) *harness.Program {

@@ -26,7 +26,8 @@ type backfills struct {
 	log     *slog.Logger
 	resumed map[string]*armed // watched since the stream began
 	numbers atomic.Uint64     // of chunks
-	readers chan struct{}     // a place for each table that is read
+	readers chan struct{}     // a place for each connection that reads
+	waiting atomic.Int64      // tables without one
 
 	cancel context.CancelFunc
 	group  sync.WaitGroup

@@ -34,7 +34,7 @@ type armed struct {
 	key     []string         // empty: a row is known by all its columns
 	rel     *change.Relation // that places is for
 	places  []int
-	window  *window             // open
+	windows []*window           // open
 	moved   map[string]struct{} // keys of rows to read again
 	unsaved change.LSN          // the first transaction with one that is not recorded; 0 when all are
 	noted   int                 // how many were ever noted
@@ -111,10 +111,9 @@ func (b *backfillCore) see(item *change.Item, announced map[uint32]*change.Relat
 
 // see takes note of a change of the table, for its window and for the rows to read again.
 func (t *armed) see(c *change.Change, commit change.LSN) {
-	w := t.window
 	if c.Op == change.Truncate {
 		clear(t.moved)
-		if w != nil {
+		for _, w := range t.windows {
 			w.see(c, "", "")
 		}
 		return
@@ -123,12 +122,12 @@ func (t *armed) see(c *change.Change, commit change.LSN) {
 		t.seeWhole(c, commit)
 		return
 	}
-	if w == nil && (c.Op != change.Update || c.Old == nil) {
+	if len(t.windows) == 0 && (c.Op != change.Update || c.Old == nil) {
 		return // only a move counts outside of a window
 	}
 	newKey, oldKey, ok := t.keys(c)
 	if !ok {
-		if w != nil {
+		for _, w := range t.windows {
 			w.spoil("a change did not show the row's key")
 		}
 		return
@@ -136,7 +135,7 @@ func (t *armed) see(c *change.Change, commit change.LSN) {
 	if c.Op == change.Update && oldKey != newKey && lacks(c) {
 		t.again(newKey, commit)
 	}
-	if w != nil {
+	for _, w := range t.windows {
 		w.see(c, newKey, oldKey)
 	}
 }
@@ -155,13 +154,18 @@ func (t *armed) seeWhole(c *change.Change, commit change.LSN) {
 			t.unsaved = commit
 		}
 	}
-	switch w := t.window; {
-	case w == nil:
-	case !known:
-		w.spoil("a change did not show the whole row")
-	default:
-		w.seeWhole(c, before)
+	for _, w := range t.windows {
+		if known {
+			w.seeWhole(c, before)
+		} else {
+			w.spoil("a change did not show the whole row")
+		}
 	}
+}
+
+// leave takes a window out that is closed, or given up.
+func (t *armed) leave(w *window) {
+	t.windows = slices.DeleteFunc(t.windows, func(open *window) bool { return open == w })
 }
 
 // keys are the row's keys after and before the change.
@@ -214,7 +218,7 @@ func (b *backfillCore) marked(content []byte, announced map[uint32]*change.Relat
 		return nil
 	}
 	delete(b.windows, m.Chunk)
-	w.table.window = nil
+	w.table.leave(w)
 	if reason := w.verdict(); reason != "" || !w.open {
 		if reason == "" {
 			reason = "its low mark was not seen"
@@ -227,7 +231,7 @@ func (b *backfillCore) marked(content []byte, announced map[uint32]*change.Relat
 }
 
 func (b *backfillCore) low(w *window) {
-	w.open, w.table.window = true, w
+	w.open, w.table.windows = true, append(w.table.windows, w)
 	w.rows = map[string]*touched{}
 	for xid, tables := range b.delivered {
 		if slices.Contains(tables, w.table.oid) && !w.pre.sees(xid) {
@@ -315,9 +319,7 @@ func (b *backfillCore) drop(w *window) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.windows, w.number)
-	if w.table.window == w {
-		w.table.window = nil
-	}
+	w.table.leave(w)
 }
 
 // durable says that everything that committed before lsn is. It returns what may be

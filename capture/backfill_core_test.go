@@ -40,7 +40,7 @@ type world struct {
 	run     string
 	place   place // of the reader
 	cur     *turn
-	ahead   *turn // read while cur is published
+	ahead   []*turn // read while cur is, or is published
 	taken   []string
 	done    bool
 	saved   place // what is recorded of the reader, for a process that takes over
@@ -67,6 +67,7 @@ type turn struct {
 	read      *chunk
 	keys      []string // of rows that are read again; nil: a range
 	after, to string
+	until     string // the last key that may be in it; empty: as many rows as fit
 	last      bool
 }
 
@@ -342,7 +343,9 @@ func (w *world) reader() {
 	case w.cur == nil:
 		w.cur = w.next()
 	case w.cur.read == nil:
-		w.fetch(w.cur)
+		if !rapid.Bool().Draw(w.t, "ahead") || !w.readAhead() {
+			w.fetch(w.cur)
+		}
 	default:
 		select {
 		case out := <-w.cur.window.done:
@@ -360,7 +363,7 @@ func (w *world) next() *turn {
 		return nil
 	}
 	if !w.place.scanned {
-		return w.begin(&turn{after: w.place.after})
+		return w.begin(&turn{after: w.place.after, until: w.cut(w.place.after)})
 	}
 	keys, _, _ := w.core.movedKeys(w.armed)
 	if len(keys) == 0 {
@@ -382,14 +385,36 @@ func (w *world) begin(t *turn) *turn {
 	return t
 }
 
-func (w *world) readAhead() {
-	switch {
-	case w.cur.keys != nil || w.cur.last:
-	case w.ahead == nil:
-		w.ahead = w.begin(&turn{after: w.cur.to})
-	case w.ahead.read == nil:
-		w.fetch(w.ahead)
+// cut draws where a turn ends: at a key, or where it is full.
+func (w *world) cut(after string) string {
+	until := strconv.Itoa(rapid.IntRange(0, 9).Draw(w.t, "until"))
+	if w.whole || until <= after || rapid.Bool().Draw(w.t, "open") {
+		return ""
 	}
+	return until
+}
+
+// readAhead does a step of a turn behind the first one, if there is one to do.
+func (w *world) readAhead() bool {
+	last := w.cur
+	if n := len(w.ahead); n > 0 {
+		last = w.ahead[n-1]
+	}
+	end := last.until
+	if end == "" && last.read != nil && !last.last {
+		end = last.to
+	}
+	if w.cur.keys == nil && end != "" && len(w.ahead) < 2 && rapid.Bool().Draw(w.t, "another") {
+		w.ahead = append(w.ahead, w.begin(&turn{after: end, until: w.cut(end)}))
+		return true
+	}
+	for _, t := range slices.Backward(w.ahead) {
+		if t.read == nil {
+			w.fetch(t)
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) fetch(t *turn) {
@@ -409,7 +434,7 @@ func (w *world) fetch(t *turn) {
 	order := slices.SortedFunc(maps.Keys(rows), func(a, b string) int { return strings.Compare(where(a), where(b)) })
 	t.to = t.after
 	for _, key := range order {
-		if t.keys == nil && where(key) > t.after || slices.Contains(t.keys, joinKey([]string{key})) {
+		if t.keys == nil && where(key) > t.after && (t.until == "" || key <= t.until) || slices.Contains(t.keys, joinKey([]string{key})) {
 			c.add([][]byte{[]byte(key), []byte(rows[key].a), []byte(rows[key].big)})
 			t.to = where(key)
 		}
@@ -417,7 +442,9 @@ func (w *world) fetch(t *turn) {
 			break
 		}
 	}
-	t.last = len(c.rows) < 3
+	if t.last = len(c.rows) < 3 && t.until == ""; len(c.rows) < 3 && t.until != "" {
+		t.to = t.until
+	}
 	t.read = c
 	w.core.fill(t.window, c)
 	w.mark(t.number, markHigh)
@@ -428,20 +455,29 @@ func (w *world) settle(published bool) {
 	t := w.cur
 	switch {
 	case published:
-		w.cur, w.ahead = w.ahead, nil
-		if t.keys == nil {
+		if w.cur = nil; t.keys == nil {
 			w.place = place{t.to, t.last}
+		}
+		if len(w.ahead) > 0 && w.ahead[0].after == t.to {
+			w.cur, w.ahead = w.ahead[0], w.ahead[1:]
+		} else {
+			w.giveUp()
 		}
 		w.taken = nil
 		w.save()
 	case t.keys != nil:
 		w.cur = w.begin(&turn{keys: t.keys})
 	default:
-		if w.ahead != nil {
-			w.core.drop(w.ahead.window)
-		}
-		w.cur, w.ahead = nil, nil
+		w.cur = nil
+		w.giveUp()
 	}
+}
+
+func (w *world) giveUp() {
+	for _, t := range w.ahead {
+		w.core.drop(t.window)
+	}
+	w.ahead = nil
 }
 
 // Whatever is changed, moved and truncated while chunks are read, however late the stream is

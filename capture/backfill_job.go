@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,7 +23,8 @@ type job struct {
 	state  BackfillState
 	armed  *armed        // nil until the table was looked up
 	taken  [][]string    // keys of the rows that are being read again
-	limit  int           // rows of the next chunk
+	limit  atomic.Int64  // rows of the next chunk
+	spares chan *chunk   // memory for chunks
 	delay  time.Duration // before a chunk is read again
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -49,7 +51,7 @@ func (j *job) run(ctx context.Context) {
 			j.b.core.disarm(j.armed)
 		}
 	}()
-	j.limit = j.b.source.opts.Backfill.ChunkRows
+	j.limit.Store(int64(j.b.source.opts.Backfill.ChunkRows))
 	if !j.place(ctx) {
 		return
 	}
@@ -74,6 +76,8 @@ func (j *job) run(ctx context.Context) {
 func (j *job) place(ctx context.Context) bool {
 	ticker := time.NewTicker(backfillPoll)
 	defer ticker.Stop()
+	j.b.waiting.Add(1)
+	defer j.b.waiting.Add(-1)
 	for {
 		select {
 		case j.b.readers <- struct{}{}:
@@ -127,14 +131,11 @@ func (j *job) insist(ctx context.Context) {
 
 // attempt goes on from the last recorded chunk to the end.
 func (j *job) attempt(ctx context.Context) error {
-	conn, err := j.b.source.connectCancelling(ctx)
+	conn, err := j.connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))                        //nolint:errcheck // a chunk that is not committed is read again
-	if _, err := conn.Exec(ctx, "SET row_security = off"); err != nil { // an error is better than rows left out
-		return fmt.Errorf("set up reading: %w", err)
-	}
+	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // a chunk that is not committed is read again
 	r, err := j.prepare(ctx, conn)
 	if err != nil {
 		return err
@@ -142,22 +143,27 @@ func (j *job) attempt(ctx context.Context) error {
 	if err := j.begin(ctx, r); err != nil {
 		return err
 	}
-	var next *reading // read already, while the one before was published
 	for {
-		if next == nil {
-			p, more, err := j.piece(ctx, r)
-			if err != nil {
-				return err
-			}
-			if !more {
-				return j.finish(ctx, r)
-			}
-			next = j.read(ctx, r, p)
-		}
-		if next, err = j.publish(ctx, r, next); err != nil {
+		more, err := j.pass(ctx, r)
+		if err != nil {
 			return err
 		}
+		if !more {
+			return j.finish(ctx, r)
+		}
 	}
+}
+
+func (j *job) connect(ctx context.Context) (*pgx.Conn, error) {
+	conn, err := j.b.source.connectCancelling(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Exec(ctx, "SET row_security = off"); err != nil { // an error is better than rows left out
+		_ = conn.Close(ctx) // the error that counts is at hand
+		return nil, fmt.Errorf("set up reading: %w", err)
+	}
+	return conn, nil
 }
 
 func (j *job) prepare(ctx context.Context, conn *pgx.Conn) (*tableReader, error) {
@@ -179,7 +185,12 @@ func (j *job) prepare(ctx context.Context, conn *pgx.Conn) (*tableReader, error)
 	if t.estimate > 0 {
 		j.state.Total = t.estimate
 	}
-	return &tableReader{conn: conn, core: j.b.core, target: t, armed: j.armed, types: newTypeCatalogue(), where: j.state.Where}, nil
+	j.spares = make(chan *chunk, chunksAhead)
+	return j.reader(conn, t), nil
+}
+
+func (j *job) reader(conn *pgx.Conn, t *target) *tableReader {
+	return &tableReader{conn: conn, core: j.b.core, target: t, armed: j.armed, types: newTypeCatalogue(), where: j.state.Where, spares: j.spares}
 }
 
 // begin waits until the table may be read and records that it is.
@@ -207,118 +218,135 @@ func (j *job) begin(ctx context.Context, r *tableReader) error {
 	return j.save(ctx)
 }
 
-// piece is what to read next: of the table, and when that is read, the rows that moved meanwhile.
-func (j *job) piece(ctx context.Context, r *tableReader) (piece, bool, error) {
-	keys, _, flood := j.b.core.movedKeys(j.armed)
-	if flood {
-		j.b.log.Warn("so many rows moved to other keys that the table is read again from its beginning", "table", j.name)
-		j.b.core.take(j.armed, keys)
-		j.taken = nil
-		j.state.restart()
-		if err := j.save(ctx); err != nil {
-			return piece{}, false, err
-		}
+// pass publishes the table from where the state is, and then the rows that moved meanwhile. It reports true when something made it
+// stop before, to begin again where the state is then.
+func (j *job) pass(ctx context.Context, r *tableReader) (more bool, err error) {
+	if err := j.startOver(ctx); err != nil {
+		return false, err
 	}
-	p, more, err := j.pieceAt(ctx, r, j.state.position(), j.limit)
-	switch {
-	case err != nil || more:
-		return p, more, err
-	case len(keys) == 0 || flood:
-		return p, false, nil
+	ahead := j.start(ctx, r)
+	defer ahead.close()
+	for {
+		now, err := ahead.next(ctx)
+		if err != nil {
+			return false, err
+		}
+		if now == nil {
+			break
+		}
+		if now.err == nil && !now.piece.follows(&j.state) {
+			return true, nil
+		}
+		if done, err := j.publish(ctx, now); err != nil || !done {
+			return true, err
+		}
+		ahead.published(r, now)
+		ahead.widen(ctx, r)
+	}
+	ahead.close()
+	return j.readMoved(ctx, r)
+}
+
+// startOver begins the table anew when too many of its rows moved to be read one by one.
+func (j *job) startOver(ctx context.Context) error {
+	keys, _, flood := j.b.core.movedKeys(j.armed)
+	if !flood {
+		return nil
+	}
+	j.b.log.Warn("so many rows moved to other keys that the table is read again from its beginning", "table", j.name)
+	j.b.core.take(j.armed, keys)
+	j.taken = nil
+	j.state.restart()
+	return j.save(ctx)
+}
+
+// readMoved publishes some of the rows that moved to other keys; false when there are none.
+func (j *job) readMoved(ctx context.Context, r *tableReader) (more bool, err error) {
+	keys, _, flood := j.b.core.movedKeys(j.armed)
+	if len(keys) == 0 || flood {
+		return flood, nil
 	}
 	keys = keys[:min(len(keys), rereadRows)]
 	j.b.core.take(j.armed, keys)
-	p.limit = len(keys)
+	p := piece{from: j.state.position(), at: j.state.position(), limit: len(keys), bytes: chunkBytes}
 	for _, key := range keys {
 		p.keys = append(p.keys, keyTexts(key))
 	}
 	j.taken = p.keys
-	return p, true, nil
-}
-
-// pieceAt is the piece of the table at a position; there is none when all is read.
-func (j *job) pieceAt(ctx context.Context, r *tableReader, at position, limit int) (piece, bool, error) {
-	part, err := r.target.choose(ctx, r.conn, &at)
-	if j.state.Rate > 0 {
-		limit = min(limit, j.state.Rate)
-	}
-	return piece{part: part, at: at, limit: limit, bytes: chunkBytes}, part != nil, err
-}
-
-// reading is a piece that was read.
-type reading struct {
-	piece   piece
-	chunk   *chunk
-	window  *window  // nil when there is nothing to publish
-	to      position // behind it
-	started time.Time
-	err     error
-}
-
-func (j *job) read(ctx context.Context, r *tableReader, p piece) *reading {
-	next := &reading{piece: p, to: p.at, started: time.Now()}
-	var last bool
-	if next.chunk, last, next.window, next.err = r.read(ctx, j.b.numbers.Add(1), p); next.err != nil {
-		return next
-	}
-	if next.chunk.next != nil {
-		next.to.after = next.chunk.next
-	}
-	if last && p.part != nil {
-		next.to = position{read: append(slices.Clone(next.to.read), p.part.oid)}
-	}
-	return next
-}
-
-// readAhead begins to read what follows, so that Postgres and Redis are both at work. The
-// function that it returns waits for that, and returns nil when there is nothing.
-func (j *job) readAhead(ctx context.Context, r *tableReader, now *reading) func() *reading {
-	if j.state.Rate > 0 || now.piece.keys != nil {
-		return func() *reading { return nil }
-	}
-	limit := j.limit
-	ahead := make(chan *reading, 1)
-	go func() {
-		p, more, err := j.pieceAt(ctx, r, now.to, limit)
-		switch {
-		case err != nil:
-			ahead <- &reading{err: err}
-		case more:
-			ahead <- j.read(ctx, r, p)
-		default:
-			ahead <- nil
+	for {
+		now := &reading{piece: p, read: make(chan struct{})}
+		j.read(ctx, r, now)
+		if done, err := j.publish(ctx, now); err != nil || done {
+			return true, err
 		}
-	}()
-	return func() *reading { return <-ahead }
+		if _, _, flood := j.b.core.movedKeys(j.armed); flood {
+			return true, nil
+		}
+	}
 }
 
-// publish returns when the rows that were read are durable and that is recorded, with what was read meanwhile. When they must be
-// read again it returns that, or nil to begin where the state is.
-func (j *job) publish(ctx context.Context, r *tableReader, now *reading) (next *reading, err error) {
-	if now.err != nil {
-		return nil, now.err
+// pieceAt is the piece of the table at a position; there is none when all is read. It has an end, if one is
+// wanted, when there are rows behind it.
+func (j *job) pieceAt(ctx context.Context, r *tableReader, from position, bounded bool) (p piece, more bool, err error) {
+	p = piece{from: from, at: from, limit: int(j.limit.Load()), bytes: chunkBytes}
+	if p.part, err = r.target.choose(ctx, r.conn, &p.at); err != nil || p.part == nil {
+		return p, false, err
 	}
-	ahead := j.readAhead(ctx, r, now)
+	if j.state.Rate > 0 {
+		p.limit = min(p.limit, j.state.Rate)
+	}
+	if bounded {
+		rows := p.limit
+		if r.width > 0 {
+			rows = min(rows, p.bytes/r.width)
+		}
+		p.until, err = r.boundary(ctx, p, rows*7/8) // some rows may come, or be longer
+	}
+	return p, true, err
+}
+
+// read reads a piece.
+func (j *job) read(ctx context.Context, r *tableReader, now *reading) {
+	defer close(now.read)
+	p := now.piece
+	now.to, now.started = p.at, time.Now()
+	var last bool
+	if now.chunk, last, now.window, now.err = r.read(ctx, j.b.numbers.Add(1), p); now.err != nil {
+		return
+	}
+	switch {
+	case last && p.until != nil:
+		now.to.after = p.until
+	case last && p.part != nil:
+		now.to = position{read: append(slices.Clone(now.to.read), p.part.oid)}
+	case now.chunk.next != nil:
+		now.to.after = now.chunk.next
+	}
+}
+
+// publish returns when the rows that were read are durable and that is recorded. It reports false when they, or the
+// table, must be read again.
+func (j *job) publish(ctx context.Context, now *reading) (done bool, err error) {
+	if now.err != nil {
+		return false, now.err
+	}
 	out := outcome{}
 	if now.window != nil {
-		out, err = j.await(ctx, now.window)
+		if out, err = j.await(ctx, now.window); err != nil {
+			return false, err
+		}
 	}
-	if err == nil && out.again == "" {
-		j.note(now, out)
-		err = j.save(ctx)
+	if out.again != "" {
+		return false, j.again(ctx, now.piece, out.again)
 	}
-	next = ahead()
-	_, _, flood := j.b.core.movedKeys(j.armed)
-	if err == nil && out.again == "" && !flood {
-		return next, j.slowDown(ctx, len(now.chunk.rows), now.started)
+	j.note(now, out)
+	if err := j.save(ctx); err != nil {
+		return false, err
 	}
-	if next != nil && next.window != nil {
-		j.b.core.drop(next.window)
+	if _, _, flood := j.b.core.movedKeys(j.armed); flood {
+		return false, nil
 	}
-	if err != nil || out.again == "" {
-		return nil, err
-	}
-	return j.again(ctx, r, now.piece, out.again)
+	return true, j.slowDown(ctx, len(now.chunk.rows), now.started)
 }
 
 const (
@@ -327,20 +355,19 @@ const (
 )
 
 // again prepares for reading a piece once more, a smaller one.
-func (j *job) again(ctx context.Context, r *tableReader, p piece, reason string) (next *reading, err error) {
+func (j *job) again(ctx context.Context, p piece, reason string) error {
 	j.b.log.Info("a chunk of the backfill is read again", "table", j.name, "reason", reason)
 	if err := j.wait(ctx, reason); err != nil {
-		return nil, err
+		return err
 	}
 	j.delay = max(firstAgain, min(2*j.delay, lastAgain))
 	if !pause(ctx, j.delay) {
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
-	if p.keys != nil {
-		return j.read(ctx, r, p), nil
+	if p.keys == nil {
+		j.limit.Store(int64(max(min(p.limit, minChunkRows), p.limit/2)))
 	}
-	j.limit = max(min(p.limit, minChunkRows), p.limit/2)
-	return nil, nil
+	return nil
 }
 
 // wait records what the table has to wait for.
@@ -381,7 +408,7 @@ func (j *job) note(now *reading, out outcome) {
 	j.state.setPosition(now.to)
 	j.state.Rows += int64(len(now.chunk.rows))
 	j.state.Bytes += now.chunk.size()
-	j.limit = min(2*j.limit, j.b.source.opts.Backfill.ChunkRows)
+	j.limit.Store(min(2*j.limit.Load(), int64(j.b.source.opts.Backfill.ChunkRows)))
 }
 
 // slowDown keeps to the rate.

@@ -24,13 +24,17 @@ type tableReader struct {
 	types  *typeCatalogue
 	rel    *change.Relation // of the last chunk
 	where  string
-	span   int64 // blocks of the next chunk, when they are read by TID
+	span   int64       // blocks of the next chunk, when they are read by TID
+	width  int         // bytes of a row, as the last chunk had them; 0 before the first
+	spares chan *chunk // published, their memory is for the next ones
 }
 
 // piece is what one chunk is to hold: rows after a key, or the rows with some keys.
 type piece struct {
 	part  *part      // whose rows; nil with keys
+	from  position   // where the piece before ended
 	at    position   // the part, and the last key of the chunk before in it
+	until []string   // the last key that may be in it; nil: as many rows as fit
 	keys  [][]string // if set, these rows
 	limit int
 	bytes int
@@ -116,7 +120,7 @@ func (r *tableReader) mark(ctx context.Context, number uint64, at string) error 
 // inside is the part in the chunk's snapshot. What reads is read-only, since `where` is
 // somebody's text; the transaction is not, it writes high.
 func (r *tableReader) inside(ctx context.Context, p piece) (*chunk, bool, error) {
-	c := &chunk{}
+	c := r.blank()
 	var err error
 	if c.snap, err = currentSnapshot(ctx, r.conn); err != nil {
 		return nil, false, err
@@ -149,6 +153,16 @@ func (r *tableReader) inside(ctx context.Context, p piece) (*chunk, bool, error)
 	return c, last, nil
 }
 
+// blank is a chunk without rows. They take turns: new memory for each would keep the collector busy.
+func (r *tableReader) blank() *chunk {
+	select {
+	case c := <-r.spares:
+		return &chunk{buf: c.buf[:0], rows: c.rows[:0]}
+	default:
+		return &chunk{}
+	}
+}
+
 var errKeyAltered = fmt.Errorf("the table's key was altered while it was read")
 
 // rows reads the rows of a piece, in order, and says where the next one comes after.
@@ -160,6 +174,9 @@ func (r *tableReader) rows(ctx context.Context, c *chunk, p piece) (last bool, e
 	var q params
 	if p.at.after != nil {
 		conditions = append(conditions, fmt.Sprintf("(%s) > %s", r.target.keyList(), q.row(p.at.after, r.target.keyTypes)))
+	}
+	if p.until != nil {
+		conditions = append(conditions, fmt.Sprintf("(%s) <= %s", r.target.keyList(), q.row(p.until, r.target.keyTypes)))
 	}
 	if p.keys != nil {
 		rows := make([]string, len(p.keys))
@@ -266,6 +283,29 @@ func (r *tableReader) declare(ctx context.Context, rel *change.Relation, p piece
 	return nil
 }
 
+// boundary is the key of the row that comes so many rows after the beginning of a piece; nil when there are not as many.
+// It only cuts the table: who reads what it bounds sees what is there then.
+func (r *tableReader) boundary(ctx context.Context, p piece, rows int) ([]string, error) {
+	var q params
+	sql := "SELECT " + r.target.keyList() + " FROM ONLY " + p.part.name
+	if p.at.after != nil {
+		sql += fmt.Sprintf(" WHERE (%s) > %s", r.target.keyList(), q.row(p.at.after, r.target.keyTypes))
+	}
+	sql += fmt.Sprintf(" ORDER BY %s OFFSET %d LIMIT 1", r.target.keyList(), rows)
+	result := r.conn.PgConn().ExecParams(ctx, sql, q.values, q.types, nil, nil).Read()
+	if result.Err != nil {
+		return nil, fmt.Errorf("look for the end of a chunk: %w", r.gone(p, result.Err))
+	}
+	if len(result.Rows) == 0 {
+		return nil, nil
+	}
+	key := make([]string, len(r.target.key))
+	for i, v := range result.Rows[0] {
+		key[i] = string(v)
+	}
+	return key, nil
+}
+
 // params gathers parameters in text form.
 type params struct {
 	values [][]byte
@@ -288,17 +328,21 @@ func (q *params) tid(block int64, offset int) string {
 	return "$" + strconv.Itoa(len(q.values))
 }
 
-const (
-	firstFetch  = 50
-	fetchGrowth = 20
-)
+// firstFetch is when nothing is known of the size of rows.
+const firstFetch = 50
 
 // fetch reads the cursor until it is at its end, and then reports true, or there is enough. Each
 // fetch asks for what fits by the size of the rows so far: few of them, since between two both sides wait.
 func (r *tableReader) fetch(ctx context.Context, c *chunk, p piece) (whole bool, err error) {
 	n := firstFetch
+	if r.width > 0 {
+		n = 20 * firstFetch
+	}
 	for {
 		got, err := c.take(r.conn.PgConn().Exec(ctx, fmt.Sprintf("FETCH %d FROM rows", n)), p.bytes)
+		if len(c.rows) > 0 {
+			r.width = len(c.buf)/len(c.rows) + 1
+		}
 		switch {
 		case err != nil:
 			return false, fmt.Errorf("read rows: %w", err)
@@ -309,8 +353,7 @@ func (r *tableReader) fetch(ctx context.Context, c *chunk, p piece) (whole bool,
 		case len(c.rows) >= p.limit:
 			return false, nil
 		}
-		width := len(c.buf)/len(c.rows) + 1
-		n = min(fetchGrowth*n, max(1, (p.bytes-len(c.buf))/width))
+		n = min(20*n, max(1, (p.bytes-len(c.buf))/r.width))
 	}
 }
 

@@ -93,14 +93,14 @@ type BackfillOptions struct {
 	Store     BackfillStore
 	Initial   bool // backfill tables that are new to the pipeline
 	ChunkRows int  // default 10000
-	Readers   int  // tables read at the same time; default 2
+	Readers   int  // connections that read at the same time: tables, or two ranges of one; default 2
 }
 
 const (
 	defaultChunkRows = 10000
 	defaultReaders   = 2
-	// chunkBytes is about how much of a table is in memory for each reader.
-	chunkBytes = 8 << 20
+	// chunkBytes is about how big a chunk is at most.
+	chunkBytes = 4 << 20
 )
 
 // BackfillProgress is a table's state as the daemon has it in memory.

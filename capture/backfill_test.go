@@ -1,6 +1,7 @@
 package capture
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -125,6 +126,9 @@ func (f *follower) note(changes []change.Change) {
 	for _, c := range changes {
 		if c.Op == change.Message {
 			continue
+		}
+		if c.Op == change.Update && c.Old != nil && !bytes.Equal(c.Old[0].Data, c.New[0].Data) {
+			f.seen = append(f.seen, "- "+string(c.Old[0].Data))
 		}
 		text := string(rune(c.Op))
 		row := c.New

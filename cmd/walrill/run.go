@@ -50,7 +50,7 @@ Needs a configuration file (-c), or without one:
 	cmd.Flags().StringVar(&f.http, "http", defaultHTTP, "address for health, metrics and status; empty turns it off")
 	cmd.Flags().StringVar(&f.logFormat, "log-format", "text", "text or json")
 	cmd.Flags().StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
-	cmd.Flags().IntVar(&f.backfill.Readers, "backfill-readers", 2, "tables that a backfill reads at the same time")
+	cmd.Flags().IntVar(&f.backfill.Readers, "backfill-readers", 2, "connections that read at the same time in backfills: one a table, two for a table that is alone")
 	cmd.Flags().IntVar(&f.backfill.ChunkRows, "backfill-chunk", 10000, "rows that a backfill reads at once")
 	cmd.Flags().StringVar(&f.only, "only", "", "which part to run: capture or views; default both, as far as configured")
 	return cmd

@@ -99,6 +99,7 @@ func (s *session) reconcile(ctx context.Context) error {
 		}
 	}
 	var fresh []*mirror
+	requests := map[string]string{} // by table: one backfill fills all its mirrors
 	for _, id := range sortedKeys(wanted) {
 		if m := inUse[id]; m != nil && m.covers(wanted[id]) && s.pos.gap == "" {
 			continue
@@ -107,9 +108,14 @@ func (s *session) reconcile(ctx context.Context) error {
 			continue
 		}
 		m := newMirror(s.opts, *wanted[id], true)
-		if m.request, err = s.requestFor(ctx, m); err != nil {
-			return err
+		request, asked := requests[m.Source]
+		if !asked {
+			if request, err = s.requestFor(ctx, m); err != nil {
+				return err
+			}
+			requests[m.Source] = request
 		}
+		m.request = request
 		fresh = append(fresh, m)
 	}
 	return s.in(ctx, s.pos, func(tx pgx.Tx) error {
@@ -279,16 +285,30 @@ func (s *session) filled(ctx context.Context, m *mirror) (bool, error) {
 	ours := m.request == "" && b.Whole || m.request != "" && b.Request == m.request
 	switch {
 	case !ours && b.Pending != m.request:
-		// Somebody asked for another backfill in the meantime, or Redis has forgotten ours.
-		if m.request, err = s.opts.Backfills.Request(ctx, m.Source); err != nil {
-			return false, err
-		}
-		_, err = s.conn.Exec(ctx, "UPDATE walrill.mirrors SET request = $3 WHERE pipeline = $1 AND name = $2 AND filling", s.opts.Pipeline, m.id(), m.request)
-		return false, err
+		return false, s.requestAgain(ctx, m.Source)
 	case b.Error != "":
 		return false, s.tell(ctx, m, "the backfill of "+m.Source+" failed: "+b.Error)
 	}
 	return ours && b.Done && s.pos.read >= max(b.Clock, b.End), nil
+}
+
+// requestAgain asks for another backfill of a table, for all its mirrors that are being filled: somebody asked for another one in
+// the meantime, or Redis has forgotten ours.
+func (s *session) requestAgain(ctx context.Context, table string) error {
+	request, err := s.opts.Backfills.Request(ctx, table)
+	if err != nil {
+		return err
+	}
+	for _, m := range s.mirrors {
+		if !m.filling || m.Source != table {
+			continue
+		}
+		m.request = request
+		if _, err := s.conn.Exec(ctx, "UPDATE walrill.mirrors SET request = $3 WHERE pipeline = $1 AND name = $2 AND filling", s.opts.Pipeline, m.id(), m.request); err != nil {
+			return fmt.Errorf("note a request for a backfill: %w", err)
+		}
+	}
+	return nil
 }
 
 // tell notes a problem with the views that need a mirror.
@@ -340,6 +360,10 @@ func (s *session) swap(ctx context.Context, tx pgx.Tx, m *mirror) error {
 			return err
 		}
 		if err := tryExec(ctx, tx, "ANALYZE "+live.table); err != nil {
+			return err
+		}
+		// Rows that the one before refused came with the backfill.
+		if _, err := tx.Exec(ctx, "DELETE FROM walrill.parked WHERE pipeline = $1 AND view = $2 AND row IS NOT NULL", s.opts.Pipeline, m.Name); err != nil {
 			return err
 		}
 	}

@@ -87,6 +87,9 @@ func (s *session) take(ctx context.Context, e *event.Event) error {
 		if m.Stream != e.Stream.Name {
 			continue
 		}
+		if e.Schema != m.shape && e.Schema != 0 {
+			m.shape, s.reshaped = e.Schema, true
+		}
 		if m.fold.bytes > maxFold && m.fold.mayFlush(e) {
 			if err := s.write(ctx, m); err != nil {
 				return err

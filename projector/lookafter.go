@@ -13,6 +13,11 @@ import (
 // lookAfter puts filled mirrors to use, builds views whose mirrors have all that they need, and answers requests.
 // It is called between batches.
 func (s *session) lookAfter(ctx context.Context) error {
+	if s.reshaped {
+		if err := s.lookAtTables(ctx); err != nil {
+			return err
+		}
+	}
 	if err := s.readRequests(ctx); err != nil {
 		return err
 	}
@@ -61,6 +66,27 @@ func (s *session) lookAfter(ctx context.Context) error {
 		return err
 	}
 	return s.report(ctx)
+}
+
+// lookAtTables starts the session over when tables that views use are not as the views were planned with.
+func (s *session) lookAtTables(ctx context.Context) error {
+	tables, err := s.opts.Tables(ctx)
+	if err != nil {
+		s.opts.Log.Warn("a table may have been altered, and the source cannot be asked now; it is tried again", "error", err)
+		return nil
+	}
+	s.reshaped = false
+	byName := map[string]Table{}
+	for _, t := range tables {
+		byName[t.Name] = t
+	}
+	for _, t := range s.tables {
+		if s.bySrc[t.Name] != nil && !sameJSON(t, byName[t.Name]) {
+			s.opts.Log.Info("a table was altered: the views are planned anew", "table", t.Name)
+			return errAgain
+		}
+	}
+	return nil
 }
 
 // replace puts mirrors to use and builds views. A view that is computed from a mirror which is replaced, and cannot be

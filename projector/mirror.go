@@ -18,6 +18,7 @@ type mirror struct {
 	table   string // quoted
 	changed string // temporary table that takes the old and new versions of changed rows; "" when no query needs them
 	fold    *fold
+	shape   int // version of the table's columns in the event before; 0 before the first
 }
 
 func newMirror(o *Options, def mirrorDef, filling bool) *mirror {

@@ -38,6 +38,8 @@ type session struct {
 	parked   map[string]int       // by view or mirror
 	failed   map[string]time.Time // views that could not be built, and when that was tried
 
+	reshaped bool // there were events of another version of a table: its columns may not be those that the views are planned with
+
 	pos   position
 	saved time.Time // when pos was written last
 	seqs  map[string]uint64

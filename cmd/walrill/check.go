@@ -156,7 +156,7 @@ func streamsOf(cfg *config.Config, mapper *transform.Mapper, pg *capture.Diagnos
 
 // checkViews looks at what keeping the views needs.
 func checkViews(ctx context.Context, cfg *config.Config) []finding {
-	if len(cfg.Views.List) == 0 {
+	if cfg.Views.Store.IsZero() {
 		return nil
 	}
 	var findings []finding

@@ -134,7 +134,7 @@ func (f *dropFlags) drop(ctx context.Context, cfg *config.Config) ([]removal, er
 
 // dropViews removes what is in the view store. It comes first: while somebody keeps the views, nothing is removed at all.
 func (f *dropFlags) dropViews(ctx context.Context, cfg *config.Config) ([]removal, error) {
-	if len(cfg.Views.List) == 0 {
+	if cfg.Views.Store.IsZero() {
 		return nil, nil
 	}
 	removals, err := projector.Drop(ctx, projectorOptions(cfg, nil, slog.New(slog.DiscardHandler)), f.views, f.dry)

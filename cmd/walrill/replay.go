@@ -66,7 +66,7 @@ func (f *replayFlags) run(cmd *cobra.Command, view string) error {
 	if err != nil {
 		return err
 	}
-	if err := wantViews(cfg); err != nil {
+	if err := errors.Join(wantViews(cfg), storeOf(cfg)); err != nil {
 		return err
 	}
 	if err := storeOf(cfg); err != nil {

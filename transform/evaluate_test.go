@@ -286,3 +286,23 @@ func FuzzExpression(f *testing.F) {
 		}
 	})
 }
+
+// What floating point cannot hold fails; NaN and the infinities that columns hold go on as they are.
+func TestFloatsBeyondRange(t *testing.T) {
+	row := exprRow()
+	row[0].Data, row[2].Data, row[3].Data, row[4].Data = []byte("400"), []byte("1e308"), []byte("NaN"), append([]byte("1"), make([]byte, 400)...)
+	for i := range row[4].Data[1:] {
+		row[4].Data[1+i] = '0'
+	}
+	for text, want := range map[string]string{
+		`10.0 ** new.i`: "failed: " + problemFloat, `-(10.0 ** new.i)`: "failed: " + problemFloat, `new.f * 10.0`: "failed: " + problemFloat, `new.f + new.f`: "failed: " + problemFloat,
+		`-new.f - new.f`: "failed: " + problemFloat, `new.f / 0.01`: "failed: " + problemFloat, `(-1.0) ** 0.5`: "failed: " + problemFloat, `sum([new.f, new.f])`: "failed: " + problemFloat,
+		`round(new.m)`: "failed: the function round has no result for its argument", `float(new.m)`: "failed: the function float has no result for its argument",
+		`new.m * 1.0e300 / new.f`: "failed: " + problemFloat,
+		`new.n`:                   `"NaN"`, `new.n + new.f`: `"NaN"`, `new.n * 2`: `"NaN"`, `float(new.n)`: `"NaN"`, `round(new.n)`: `"NaN"`, `2.0 ** 3`: "8", `new.f`: "1" + strings.Repeat("0", 308),
+	} {
+		if got := evaluated(t, text, row, row); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}

@@ -108,7 +108,7 @@ func oneArgument(name string) func(v value, scratch *[]byte) (value, bool) {
 }
 
 func rounded(round func(float64) float64) func(value, *[]byte) (value, bool) {
-	return func(v value, _ *[]byte) (value, bool) { return floatValue(round(v.number())), v.isNumber() }
+	return func(v value, _ *[]byte) (value, bool) { return asFloat(v, round(v.number())) }
 }
 
 // toText gives text as it is and everything else as it stands in JSON.
@@ -189,7 +189,12 @@ func toFloat(v value, _ *[]byte) (value, bool) {
 		f, err := strconv.ParseFloat(string(v.text), 64)
 		return floatValue(f), err == nil
 	}
-	return floatValue(v.number()), v.isNumber()
+	return asFloat(v, v.number())
+}
+
+// asFloat is what floating point made of a number, if it has it.
+func asFloat(of value, result float64) (value, bool) {
+	return floatValue(result), of.isNumber() && (isFinite(result) || !of.isFinite())
 }
 
 // manyArguments gives the other functions.

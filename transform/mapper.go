@@ -462,7 +462,7 @@ func (m *Mapper) addKeyData(e *event.Event, r *route, row, before []change.Value
 	return err
 }
 
-// keyValue is a key that an expression makes; NULL is the empty key.
+// keyValue is a key that an expression makes; NULL is the empty key, as a column's NULL is.
 func (m *Mapper) keyValue(t *table, r *route, row, before []change.Value) ([]byte, error) {
 	if r.masks == nil {
 		m.keyRow.begin(t.rel, t.appenders)
@@ -470,15 +470,15 @@ func (m *Mapper) keyValue(t *table, r *route, row, before []change.Value) ([]byt
 		m.keyRow.begin(r.masks.rel, r.masks.appenders)
 	}
 	m.keyRow.set(change.Read, row, nil, before, false)
-	v, _ := toText(r.key.value(&m.keyRow), &m.keyRow.scratch)
+	v := r.key.value(&m.keyRow)
 	if f := m.keyRow.failed; f != nil {
 		return nil, &Error{Where: f.expr.where(f.at), Table: t.name, Problem: "the key cannot be made: " + f.problem, Fix: f.fix}
 	}
 	start := len(m.buf)
-	if v.kind != kindText {
-		return nil, nil
+	if v.kind != kindNull { // text or a whole number
+		v, _ = toText(v, &m.keyRow.scratch)
+		m.buf = append(m.buf, v.text...)
 	}
-	m.buf = append(m.buf, v.text...)
 	return m.buf[start:], nil
 }
 

@@ -14,6 +14,7 @@ const (
 	problemOverflow = "a whole number is too large for 64 bits"
 	problemZero     = "a division by zero"
 	problemOperand  = "an operator does not fit its value"
+	problemFloat    = "a result is no number that floating point has"
 )
 
 func equal(a, b value) bool {
@@ -138,9 +139,9 @@ func calculate(operator string, a, b value, scratch *[]byte) (v value, problem s
 		if b.number() == 0 {
 			return value{}, problemZero
 		}
-		return floatValue(a.number() / b.number()), ""
+		return calculated(a, b, a.number()/b.number())
 	case "**", "^":
-		return floatValue(math.Pow(a.number(), b.number())), ""
+		return calculated(a, b, math.Pow(a.number(), b.number()))
 	case "%":
 		return remainder(a, b, ints)
 	}
@@ -148,7 +149,7 @@ func calculate(operator string, a, b value, scratch *[]byte) (v value, problem s
 	case ints:
 		return calculateInts(operator, a.int(), b.int())
 	case a.kind == kindFloat || b.kind == kindFloat:
-		return floatValue(calculateFloats(operator, a.number(), b.number())), ""
+		return calculated(a, b, calculateFloats(operator, a.number(), b.number()))
 	}
 	start := len(*scratch)
 	var bufA, bufB [20]byte
@@ -159,6 +160,19 @@ func calculate(operator string, a, b value, scratch *[]byte) (v value, problem s
 	}
 	return decimalValue((*scratch)[start:]), ""
 }
+
+// calculated is what floating point made of two numbers. NaN and the infinities are results only where columns hold them.
+func calculated(a, b value, result float64) (value, string) {
+	if !isFinite(result) && a.isFinite() && b.isFinite() {
+		return value{}, problemFloat
+	}
+	return floatValue(result), ""
+}
+
+func isFinite(f float64) bool { return !math.IsNaN(f) && !math.IsInf(f, 0) }
+
+// isFinite is true for every exact number, also one that is too large for floating point.
+func (v value) isFinite() bool { return v.kind != kindFloat || isFinite(v.float()) }
 
 func remainder(a, b value, ints bool) (value, string) {
 	switch {

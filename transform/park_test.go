@@ -90,7 +90,7 @@ func TestPark(t *testing.T) {
 	// A row that moves to another key: its leaving waits, its coming does not.
 	do(&change.Change{Op: change.Update, Relation: relT, New: texts("3", "7", "4", "n"), Old: texts("1", "7", "0", "n")})
 	do(&change.Change{Op: change.Truncate, Relation: relU})
-	want := `0/10:1 parked s 1 c public.t a division by zero
+	want := `0/10:1 parked s 1 c public.t a division by zero, in data.ratio
 0/10:2 rows t.created c key=1 data={"k":1,"a":7,"b":0,"note":"n"}
 0/10:3 parked s 1 c public.u waits
 0/10:4 s seen c key=2 data={"k":2,"a":7,"b":4,"note":"n"}

@@ -1,6 +1,8 @@
 package transform
 
 import (
+	"strings"
+
 	"github.com/walrill/walrill/change"
 	"github.com/walrill/walrill/event"
 )
@@ -11,12 +13,14 @@ type payload struct {
 	tail     []byte
 	wholeNew bool                 // a row in it may lack columns
 	schema   []event.SchemaColumn // its members; nil when they are not known
+	path     []string             // to the member that is being compiled
 }
 
 // part is constant JSON and the value behind it: a column as it is, a whole
 // row, or what an expression gives.
 type part struct {
 	before []byte
+	member string // with those around it: price.amount; empty for data that is one expression
 	expr   *Expr
 	column *ref
 	append appender // of the column
@@ -42,7 +46,9 @@ func (c *ruleCompiler) payloadPart(out *payload, s *scope, ops opSet, p *Payload
 				sep = '{'
 			}
 			out.tail = append(appendString(append(out.tail, sep), []byte(p.Object[i].Name)), ':')
+			out.path = append(out.path, p.Object[i].Name)
 			member := c.payloadPart(out, s, ops, &p.Object[i].Value, false)
+			out.path = out.path[:len(out.path)-1]
 			member.Name = p.Object[i].Name
 			is.Fields = append(is.Fields, member)
 		}
@@ -68,7 +74,7 @@ func (c *ruleCompiler) payloadPart(out *payload, s *scope, ops opSet, p *Payload
 		var part part
 		var ok bool
 		if part, is, ok = c.valuePart(s, ops, p.Expr, top); ok {
-			part.before, out.tail = out.tail, nil
+			part.before, part.member, out.tail = out.tail, strings.Join(out.path, "."), nil
 			out.parts = append(out.parts, part)
 			out.wholeNew = out.wholeNew || part.row != nil && *part.row == newRow
 		}
@@ -131,6 +137,10 @@ func (p *payload) append(dst []byte, r *row, s *shape) ([]byte, error) {
 			if dst, err = appendValue(dst, part.value(r)); err != nil {
 				r.fail(part.expr, 0, "the result is not JSON", "")
 			}
+		}
+		if r.failed != nil {
+			r.failed.member = part.member
+			return dst, nil
 		}
 	}
 	return append(dst, p.tail...), nil

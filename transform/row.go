@@ -43,8 +43,17 @@ type failure struct {
 	expr    *Expr
 	at      int // character of the expression
 	problem string
+	member  string // of data that it was for; empty when there is none
 	fix     string
 	err     error // nil unless it asks for more than to be told
+}
+
+// text is the problem and what it was for.
+func (f *failure) text() string {
+	if f.member == "" {
+		return f.problem
+	}
+	return f.problem + ", in data." + f.member
 }
 
 // begin starts with another table.

@@ -309,6 +309,6 @@ func (m *Mapper) ruleFailed(t *table, r *route, rule *compiledRule, key []byte) 
 	f := m.row.failed
 	position := event.Position{Commit: m.commit, Ordinal: m.ordinal + uint64(len(m.events)) + 1}
 	return &Error{Where: f.expr.where(f.at), Stream: r.stream.Name, Table: t.name, Fix: f.fix, Err: f.err,
-		Problem: fmt.Sprintf("the rule %s failed on the %s of key %q at %s: %s", rule.typ, m.row.opName(), key, position, f.problem),
+		Problem: fmt.Sprintf("the rule %s failed on the %s of key %q at %s: %s", rule.typ, m.row.opName(), key, position, f.text()),
 		ofRow:   f.err == nil}
 }

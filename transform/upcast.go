@@ -104,7 +104,7 @@ func (u *Upcast) compile(typ string, table *change.Relation, members []event.Sch
 				c.errs = append(c.errs, s.fail(e, 0, "name a member, as in data.id", "data is an object, not a value"))
 			}
 		}
-		p := &payload{}
+		p := &payload{path: []string{u.Set[i].Name}}
 		made := c.payloadPart(p, s, ops, &u.Set[i].Value, false)
 		made.Name = u.Set[i].Name
 		out.set, out.made = append(out.set, p), append(out.made, made)

@@ -91,7 +91,7 @@ func (u *upcaster) turn(e *event.Event, data []jsonPair, unchanged []string) ([]
 	for i := range u.set {
 		value, err := u.set[i].append(nil, r, nil)
 		if r.failed != nil {
-			return nil, u.failed(r.failed.expr.where(r.failed.at), r.failed.problem, r.failed.err)
+			return nil, u.failed(r.failed.expr.where(r.failed.at), r.failed.text(), r.failed.err)
 		}
 		if err != nil {
 			return nil, u.failed(u.Where, "member "+u.Set[i].Name, err)

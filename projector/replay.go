@@ -2,6 +2,7 @@ package projector
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -91,6 +92,14 @@ func (r *replay) prepare(ctx context.Context) error {
 	var err error
 	if r.defs, err = r.plan(ctx); err != nil {
 		return err
+	}
+	for name, def := range r.defs {
+		if def.folds() {
+			delete(r.defs, name)
+		}
+	}
+	if len(r.defs) == 0 {
+		return errors.New("there is no mirror and no query to build: folds are not built as of a moment")
 	}
 	for _, name := range sortedKeys(r.defs) {
 		if r.defs[name].folds() {

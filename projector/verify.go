@@ -257,6 +257,13 @@ func (v *verifier) chosen(ctx context.Context, views map[string]*viewRow) ([]*vi
 		if row.state == stateStopped || v.View != "" && v.View != name {
 			continue
 		}
+		i := slices.IndexFunc(v.Views, func(w View) bool { return w.Name == name })
+		if row.def.folds() || i >= 0 && v.Views[i].folds() {
+			if v.View != "" {
+				return nil, fmt.Errorf("view %s is a fold, of events, and there is no table that it could be compared with: `walrill rebuild %s` says how many of its rows differ from what the events give", name, name)
+			}
+			continue
+		}
 		if row.def.folds() {
 			if v.View == name || len(views) == 1 {
 				return nil, fmt.Errorf("view %s is a fold: the source has no events to compare it with; `walrill rebuild %s` folds them again and says how many rows differed", name, name)
@@ -267,6 +274,9 @@ func (v *verifier) chosen(ctx context.Context, views map[string]*viewRow) ([]*vi
 			return nil, fmt.Errorf("view %s is %s: it can be compared when it is complete; `walrill status` shows how far it is", name, row.state)
 		}
 		chosen = append(chosen, row)
+	}
+	if len(chosen) == 0 {
+		return nil, errors.New("there is no mirror and no query to compare: folds are compared by a rebuild")
 	}
 	return chosen, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walrill/walrill/config"
+	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/projector"
 )
 
@@ -33,7 +34,7 @@ view's table in one transaction: readers see the view as it was until then. A vi
 			if rollback {
 				action = projector.Rollback
 			}
-			return redacted(cfg, rebuild(cmd.Context(), cmd.OutOrStdout(), cfg, args[0], action))
+			return redacted(cfg, rebuild(cmd, cfg, args[0], action))
 		},
 	}
 	cmd.Flags().BoolVar(&rollback, "rollback", false, "go back to the definition that the view had before, until the configuration changes")
@@ -41,7 +42,14 @@ view's table in one transaction: readers see the view as it was until then. A vi
 }
 
 // rebuild leaves a request in the view store and waits for its answer, if anybody is there to give one.
-func rebuild(ctx context.Context, w io.Writer, cfg *config.Config, view, action string) error {
+func rebuild(cmd *cobra.Command, cfg *config.Config, view, action string) error {
+	ctx, w := cmd.Context(), cmd.OutOrStdout()
+	streams, err := consumer.NewClient(cfg.Sink.URL.Reveal())
+	if err != nil {
+		return err
+	}
+	defer streams.Close() //nolint:errcheck // it only read
+	bar := newRebuildBar(cmd.ErrOrStderr(), cfg, streams, view)
 	ok, err := withDocuments(ctx, cfg, view, func(ctx context.Context, client redis.UniversalClient, v *projector.DocumentView) error {
 		if action == projector.Rollback {
 			return fmt.Errorf("rollback of view %s: documents have one definition, in the configuration: change it there", view)
@@ -50,7 +58,7 @@ func rebuild(ctx context.Context, w io.Writer, cfg *config.Config, view, action 
 		if err != nil {
 			return err
 		}
-		return follow(ctx, w, view, action, request.Answer)
+		return follow(ctx, w, bar, view, action, request.Answer)
 	})
 	if ok {
 		return err
@@ -67,29 +75,38 @@ func rebuild(ctx context.Context, w io.Writer, cfg *config.Config, view, action 
 	if err != nil {
 		return err
 	}
-	return follow(ctx, w, view, action, request.Answer)
+	return follow(ctx, w, bar, view, action, request.Answer)
 }
 
 // follow waits for an answer, as long as somebody is there to give one.
-func follow(ctx context.Context, w io.Writer, view, action string, ask func(context.Context) (projector.Answer, error)) error {
+func follow(ctx context.Context, w io.Writer, bar *rebuildBar, view, action string, ask func(context.Context) (projector.Answer, error)) error {
+	answer, err := awaitRebuild(ctx, bar, ask)
+	bar.end()
+	switch {
+	case err != nil:
+		return err
+	case answer.Failed != "":
+		return fmt.Errorf("%s of view %s: %s", action, view, answer.Failed)
+	case answer.Done:
+		fmt.Fprintf(w, "%s: %s\n", view, answer.Text)
+	default:
+		fmt.Fprintf(w, "%s: requested; no daemon keeps the views now, the next one does it\n", view)
+	}
+	return nil
+}
+
+// awaitRebuild returns the answer when there is one, or when nobody is there to give one.
+func awaitRebuild(ctx context.Context, bar *rebuildBar, ask func(context.Context) (projector.Answer, error)) (projector.Answer, error) {
 	for {
 		answer, err := ask(ctx)
-		switch {
-		case err != nil:
-			return err
-		case answer.Failed != "":
-			return fmt.Errorf("%s of view %s: %s", action, view, answer.Failed)
-		case answer.Done:
-			fmt.Fprintf(w, "%s: %s\n", view, answer.Text)
-			return nil
-		case !answer.Kept:
-			fmt.Fprintf(w, "%s: requested; no daemon keeps the views now, the next one does it\n", view)
-			return nil
+		if err != nil || answer.Failed != "" || answer.Done || !answer.Kept {
+			return answer, err
 		}
+		bar.show(ctx)
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
-			return ctx.Err()
+			return answer, ctx.Err()
 		}
 	}
 }

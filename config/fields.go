@@ -51,6 +51,7 @@ func (r *reader) config(root *node) {
 	)
 	r.defaults()
 	r.collisions()
+	r.emitted()
 	r.deletions()
 	r.wantMasterKey(root)
 }

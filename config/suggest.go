@@ -79,7 +79,7 @@ func home(name string) string {
 		return "under an aggregate's name in `aggregates`"
 	case "prefix":
 		return "under a stream's `messages`"
-	case "mirror", "query", "affects", "table", "fold", "start", "unmatched":
+	case "mirror", "query", "affects", "table", "fold", "start", "unmatched", "emit":
 		return "under a view's name in `views`"
 	case "pipeline", "source", "sink", "streams", "encryption", "views":
 		return "at the top of the file, not indented"

@@ -40,6 +40,7 @@ type View struct {
 	// Affects are SELECTs over `changed` that give the keys to recompute, for the tables for which that is not derived.
 	Affects []Affects
 	Fold    Fold // without events the view is no fold
+	Emit    Emit
 	At      Pos
 }
 
@@ -168,6 +169,7 @@ func (r *reader) view(path string, e entry) (View, bool) {
 		field{name: "key", read: func(path string, n *node) { v.Key = r.columnList(path, n, "key") }},
 		field{name: "query", read: r.sql(&v.Query, "a SELECT")},
 		field{name: "affects", read: func(path string, n *node) { v.Affects = r.affects(path, n) }},
+		field{name: "emit", read: func(path string, n *node) { v.Emit = r.emit(path, n) }},
 		field{name: "table", read: func(path string, n *node) { v.Fold.Table = r.foldTable(path, n) }},
 		field{name: "fold", read: func(path string, n *node) { v.Fold.Events = r.foldEvents(path, n) }},
 		field{name: "streams", read: func(path string, n *node) { v.Fold.Streams = r.texts(path, n, "a stream's name or a list of them") }},

@@ -45,3 +45,7 @@ func PartitionWriterKey(pipeline, partition string) string {
 }
 
 func controlKey(pipeline, what string) string { return "walrill:{" + pipeline + "}:" + what }
+
+// ViewsPipeline is the pipeline of the events that a pipeline's views emit: they come later than those that they are made of, so
+// they have a watermark of their own, and with it all other control keys. No other pipeline can have the name.
+func ViewsPipeline(pipeline string) string { return pipeline + "+views" }

@@ -203,6 +203,7 @@ func (s *session) retryParked(ctx context.Context) error {
 	for _, p := range list {
 		for _, f := range s.folds {
 			if f.name == p.View {
+				f.floor = s.pos.read
 				if err := f.retry(ctx, s.conn, p.Ordering, p.Skip); err != nil {
 					return err
 				}

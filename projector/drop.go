@@ -48,7 +48,7 @@ func Drop(ctx context.Context, o Options, views, dry bool) ([]Removal, error) {
 		return d.list, err
 	}
 	schema := mirrorSchema(o.Pipeline)
-	if err := d.remove(ctx, "schema", schema, "to_regnamespace", quoteIdent(schema), "DROP SCHEMA "+quoteIdent(schema)+" CASCADE"); err != nil {
+	if err := d.remove(ctx, "schema", schema, "to_regnamespace", quoteIdent(schema), "DROP SCHEMA "+quoteIdent(schema)+" CASCADE; DROP SCHEMA IF EXISTS "+quoteIdent(fillSchema(o.Pipeline))+" CASCADE"); err != nil {
 		return d.list, err
 	}
 	return d.list, d.shared(ctx)
@@ -130,7 +130,7 @@ func (d *dropper) views(ctx context.Context, drop bool) error {
 }
 
 // ownTables are the tables of install.sql.
-var ownTables = []string{"pipelines", "partitions", "mirrors", "views", "parked", "repairs"}
+var ownTables = []string{"pipelines", "partitions", "mirrors", "views", "parked", "repairs", "parked_events", "folds", "outbox", "emitted"}
 
 // shared drops what install.sql made, when no pipeline needs it any more. The schema may have others' tables: the keys of data subjects.
 func (d *dropper) shared(ctx context.Context) error {
@@ -157,7 +157,7 @@ func (d *dropper) shared(ctx context.Context) error {
 }
 
 func (d *dropper) dropShared(ctx context.Context) error {
-	sql := "SET client_min_messages = warning; DROP FUNCTION IF EXISTS walrill.wait(text, pg_lsn, interval);"
+	sql := "SET client_min_messages = warning; DROP FUNCTION IF EXISTS walrill.wait(text, pg_lsn, interval); DROP FUNCTION IF EXISTS walrill.emit(text, text, text, text, text, text, jsonb, text);"
 	for _, table := range ownTables {
 		sql += "DROP TABLE IF EXISTS walrill." + table + ";"
 	}

@@ -41,6 +41,9 @@ type folding struct {
 	log            *slog.Logger
 	statements     map[string]*foldStatement // by type of event
 
+	emits bool   // its table has a trigger that wants to know the place of each event
+	floor uint64 // no place is below
+
 	aside  map[string]bool // keys that are parked
 	events []event.Event   // gathered
 	bytes  int
@@ -128,21 +131,16 @@ func (f *folding) run(ctx context.Context, conn *pgx.Conn, events []event.Event)
 		if err != nil {
 			return err
 		}
-		b.Queue(st.name, args...)
+		if f.emits {
+			b.Queue(setPlace, f.place(&events[i]))
+		}
+		b.Queue(st.name, args...).Exec(f.check)
+	}
+	if f.emits {
+		b.Queue(setPlace, "")
 	}
 	b.Queue("SET LOCAL search_path = " + f.restore)
-	results := conn.SendBatch(ctx, b)
-	for i := range len(events) + 2 {
-		tag, err := results.Exec()
-		if err == nil && i > 0 && i <= len(events) {
-			err = f.check(tag)
-		}
-		if err != nil {
-			results.Close() //nolint:errcheck // err says why
-			return err
-		}
-	}
-	return results.Close()
+	return conn.SendBatch(ctx, b).Close()
 }
 
 // check refuses an event whose UPDATE finds no row: what it changes is not there, so something is missing.
@@ -157,11 +155,37 @@ func (f *folding) runCode(ctx context.Context, conn *pgx.Conn, events []event.Ev
 	if _, err := conn.Exec(ctx, "SET LOCAL search_path = "+f.path); err != nil {
 		return err
 	}
-	if err := f.apply(ctx, conn, events); err != nil {
+	if err := f.call(ctx, conn, events); err != nil {
 		return err
 	}
 	_, err := conn.Exec(ctx, "SET LOCAL search_path = "+f.restore)
 	return err
+}
+
+// call hands events to the function; to one whose view emits, a source transaction at a time.
+func (f *folding) call(ctx context.Context, conn *pgx.Conn, events []event.Event) error {
+	if !f.emits {
+		return f.apply(ctx, conn, events)
+	}
+	for len(events) > 0 {
+		n := 1
+		for n < len(events) && events[n].Position.Commit == events[0].Position.Commit {
+			n++
+		}
+		if _, err := conn.Exec(ctx, setPlace, f.place(&events[0])); err != nil {
+			return err
+		}
+		if err := f.apply(ctx, conn, events[:n]); err != nil {
+			return err
+		}
+		events = events[n:]
+	}
+	_, err := conn.Exec(ctx, setPlace, "")
+	return err
+}
+
+func (f *folding) place(e *event.Event) string {
+	return placeOf(e.Position.Commit, f.floor, e.Time, e.Tx)
 }
 
 // runCarefully applies events in halves, until those are found that are refused alone. They are parked.

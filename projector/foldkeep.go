@@ -69,11 +69,19 @@ func (s *session) takeFolds(ctx context.Context, e *event.Event) error {
 		if err := s.begin(ctx); err != nil {
 			return err
 		}
-		if err := f.flush(ctx, s.conn, s.careful); err != nil {
+		if err := s.flushFold(ctx, f); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s *session) flushFold(ctx context.Context, f *folding) error {
+	f.floor = s.pos.read
+	if err := f.flush(ctx, s.conn, s.careful); err != nil || !f.emits {
+		return err
+	}
+	return s.setPlace(ctx)
 }
 
 // foldsAll reports whether a fold has every event of a stream, so that each partition begins with its first.
@@ -92,7 +100,7 @@ func (s *session) foldsAside() bool {
 
 func (s *session) flushFolds(ctx context.Context) error {
 	for _, f := range s.folds {
-		if err := f.flush(ctx, s.conn, s.careful); err != nil {
+		if err := s.flushFold(ctx, f); err != nil {
 			return err
 		}
 	}
@@ -112,7 +120,7 @@ func (s *session) foldTarget(v *viewRow) *definition {
 
 // lookAfterFolds begins to fill folds that are new, changed, asked for or have a gap, and takes over those that are filled.
 func (s *session) lookAfterFolds(ctx context.Context) error {
-	if err := s.checkRepair(ctx); err != nil {
+	if err := s.checkRepair(ctx); err != nil || s.opts.Repair != nil && s.repairAt.IsZero() {
 		return err
 	}
 	for _, name := range sortedKeys(s.wanted) {

@@ -23,8 +23,10 @@ const (
 // batch is what is gathered for one transaction of the store.
 type batch struct {
 	events int
-	commit uint64          // of the last event
-	open   bool            // the transaction has begun: a part is written already
+	commit uint64    // of the last event
+	open   bool      // the transaction has begun: a part is written already
+	time   time.Time // of the last event
+	tx     uint32
 	part   map[string]bool // mirrors that were written in it
 }
 
@@ -70,7 +72,7 @@ func (s *session) step(ctx context.Context) (event.Event, bool, error) {
 
 // take adds an event to the batch.
 func (s *session) take(ctx context.Context, e *event.Event) error {
-	if s.batch.events >= maxBatch && e.Position.Commit > s.batch.commit {
+	if (s.batch.events >= maxBatch || s.emitsRows && s.batch.events > 0) && e.Position.Commit > s.batch.commit {
 		if err := s.commit(ctx, e.Position.Commit); err != nil {
 			return err
 		}
@@ -79,7 +81,7 @@ func (s *session) take(ctx context.Context, e *event.Event) error {
 		return err
 	}
 	s.batch.events++
-	s.batch.commit = e.Position.Commit
+	s.batch.commit, s.batch.time, s.batch.tx = e.Position.Commit, e.Time, e.Tx
 	if err := s.takeFolds(ctx, e); err != nil {
 		return err
 	}
@@ -137,7 +139,18 @@ func (s *session) begin(ctx context.Context) error {
 		return nil
 	}
 	s.batch.open = true
-	_, err := s.conn.Exec(ctx, "BEGIN")
+	if _, err := s.conn.Exec(ctx, "BEGIN"); err != nil {
+		return err
+	}
+	return s.setPlace(ctx)
+}
+
+// setPlace says which source transaction mirrors and queries are at, when they emit events.
+func (s *session) setPlace(ctx context.Context) error {
+	if !s.emitsRows {
+		return nil
+	}
+	_, err := s.conn.Exec(ctx, setPlace, placeOf(s.batch.commit, s.pos.read, s.batch.time, s.batch.tx))
 	return err
 }
 

@@ -177,13 +177,20 @@ func (p *planner) column(c SourceColumn, as string) Column {
 
 // plan makes the definition of a view.
 func (p *planner) plan(ctx context.Context, v *View) (*definition, error) {
+	var d *definition
+	var err error
 	switch {
 	case v.Mirror != "":
-		return p.planMirror(v)
+		d, err = p.planMirror(v)
 	case v.folds():
-		return p.planFold(ctx, v)
+		d, err = p.planFold(ctx, v)
+	default:
+		d, err = p.planQuery(ctx, v)
 	}
-	return p.planQuery(ctx, v)
+	if err == nil {
+		err = p.checkEmit(ctx, v, d)
+	}
+	return d, err
 }
 
 func (v *View) fault(err error, fix, format string, args ...any) error {

@@ -86,6 +86,8 @@ type View struct {
 	Apply   Apply
 	Types   []string
 	Version string
+	// Emit is the events that are made when rows of the view change; nil for none.
+	Emit *Emit
 }
 
 // folds reports whether events are folded into the view.

@@ -136,11 +136,7 @@ func reshape(ctx context.Context, tx pgx.Tx, o *Options, name, table string, def
 }
 
 func createTable(table string, def *definition) string {
-	var parts []string
-	for i, c := range def.Columns {
-		parts = append(parts, quoteIdent(c)+" "+def.Types[i])
-	}
-	return fmt.Sprintf("CREATE TABLE %s (%s, PRIMARY KEY (%s))", table, strings.Join(parts, ", "), list("%s", def.Key))
+	return fmt.Sprintf("CREATE TABLE %s (%s, PRIMARY KEY (%s))", table, columnList(def), list("%s", def.Key))
 }
 
 // free makes sure that a view's name is not taken.

@@ -25,18 +25,19 @@ type session struct {
 	fence     int64
 	lock      uint64 // the position that walrill.wait can see
 
-	tables   []Table
-	wanted   map[string]*definition // by view: what the configuration asks for
-	views    map[string]*viewRow
-	mirrors  []*mirror // in use, unless there is a gap, and those that are being filled
-	queries  []*query  // that are kept
-	folds    []*folding
-	fillers  map[string]*filler // of folds, by view
-	repair   string             // the last one of the streams
-	repairAt time.Time          // when that was read
-	bySrc    map[string][]*mirror
-	parked   map[string]int       // by view or mirror
-	failed   map[string]time.Time // views that could not be built, and when that was tried
+	tables    []Table
+	wanted    map[string]*definition // by view: what the configuration asks for
+	views     map[string]*viewRow
+	mirrors   []*mirror // in use, unless there is a gap, and those that are being filled
+	queries   []*query  // that are kept
+	folds     []*folding
+	fillers   map[string]*filler // of folds, by view
+	repair    string             // the last one of the streams
+	emitsRows bool               // mirrors or queries emit events: each source transaction is one of the store
+	repairAt  time.Time          // when that was read
+	bySrc     map[string][]*mirror
+	parked    map[string]int       // by view or mirror
+	failed    map[string]time.Time // views that could not be built, and when that was tried
 
 	reshaped bool // there were events of another version of a table: its columns may not be those that the views are planned with
 
@@ -217,6 +218,9 @@ func (s *session) load(ctx context.Context) error {
 		return err
 	}
 	if err := s.loadFolds(ctx); err != nil {
+		return err
+	}
+	if err := s.loadEmits(ctx); err != nil {
 		return err
 	}
 	if err := s.loadSeqs(ctx); err != nil {

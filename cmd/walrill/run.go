@@ -111,6 +111,9 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 		if views.store != nil {
 			groups := &viewGroups{client: client, pipeline: cfg.Pipeline, log: log}
 			parts.run(func(ctx context.Context) error { return groups.run(ctx, views.store) })
+			if e := newEmitter(cfg, views.store, log); e != nil {
+				parts.run(e.run)
+			}
 			if every := cfg.Views.VerifyEvery; every > 0 {
 				parts.run(func(ctx context.Context) error { return report.views.verifyAll(ctx, cfg, every, log) })
 			}

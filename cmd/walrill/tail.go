@@ -70,7 +70,8 @@ func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
 	if err != nil {
 		return err
 	}
-	if err := checkStreams(cfg, streams); err != nil {
+	pipeline, err := pipelineOf(cfg, streams)
+	if err != nil {
 		return err
 	}
 	upcaster, err := f.upcaster(cfg)
@@ -83,15 +84,15 @@ func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
 	}
 	defer client.Close() //nolint:errcheck // it only read
 	// What cannot be read here is said by what follows.
-	if meta, err := readMeta(cmd.Context(), client, cfg.Pipeline); err == nil {
-		for _, note := range notYet(cfg.Pipeline, meta, streams) {
+	if meta, err := readMeta(cmd.Context(), client, pipeline); err == nil {
+		for _, note := range notYet(pipeline, meta, streams) {
 			fmt.Fprintln(cmd.ErrOrStderr(), "walrill:", note)
 		}
 	}
 	out := bufio.NewWriter(cmd.OutOrStdout())
 	p := printer{out: out, upcaster: upcaster, json: f.json, color: !f.json && isTerminal(cmd.OutOrStdout()), several: len(streams) > 1}
 	err = f.follow(cmd.Context(), consumer.Options{
-		Client: client, Pipeline: cfg.Pipeline, Streams: streams, From: from, NoFollow: f.noFollow,
+		Client: client, Pipeline: pipeline, Streams: streams, From: from, NoFollow: f.noFollow,
 		Notify: func(n consumer.Notice) { fmt.Fprintln(cmd.ErrOrStderr(), "walrill:", redact(cfg, fmt.Sprint(n))) },
 	}, &p, cmd.ErrOrStderr())
 	return redacted(cfg, errors.Join(err, out.Flush()))
@@ -106,6 +107,24 @@ func (f *tailFlags) upcaster(cfg *config.Config) (*consumer.Upcaster, error) {
 		return nil, usageError{errors.New("--upcast goes by the rules of a configuration file, which --sink does without; name the file with -c FILE")}
 	}
 	return mapfile.UpcasterOf(cfg)
+}
+
+// pipelineOf is the pipeline whose watermark says how far some streams are: that of the views for what they emit.
+func pipelineOf(cfg *config.Config, names []string) (string, error) {
+	emitted := emittedStreams(cfg)
+	n := 0
+	for _, name := range names {
+		if slices.Contains(emitted, name) {
+			n++
+		}
+	}
+	switch {
+	case n == 0:
+		return cfg.Pipeline, checkStreams(cfg, names)
+	case n < len(names):
+		return "", usageError{fmt.Errorf("streams of views (%s) have a watermark of their own: follow them by themselves", strings.Join(emitted, ", "))}
+	}
+	return event.ViewsPipeline(cfg.Pipeline), nil
 }
 
 // checkStreams refuses a name that the configuration does not have: its events

@@ -75,6 +75,7 @@ func viewOf(v config.View) projector.View {
 		view.Affects[a.Table] = a.SQL
 	}
 	addFold(&view, v.Fold)
+	view.Emit = emitOf(v.Emit)
 	return view
 }
 

@@ -21,6 +21,21 @@ func addFold(view *projector.View, f config.Fold) {
 	}
 }
 
+func emitOf(e config.Emit) *projector.Emit {
+	if e.Stream == "" {
+		return nil
+	}
+	out := &projector.Emit{Stream: e.Stream}
+	for _, x := range e.Events {
+		ev := projector.EmitEvent{Type: x.Type, When: x.When, Key: x.Key, Where: x.At.String()}
+		for _, m := range x.Data {
+			ev.Data = append(ev.Data, projector.EmitMember(m))
+		}
+		out.Events = append(out.Events, ev)
+	}
+	return out
+}
+
 // eventTypesOf lists what the streams carry: what the mapping makes of the tables as they are now, and where the
 // application chooses the types itself.
 func eventTypesOf(ctx context.Context, cfg *config.Config) ([]projector.EventType, error) {

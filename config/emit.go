@@ -1,0 +1,84 @@
+package config
+
+import "slices"
+
+// Emit is the events that are made when a view's rows change.
+type Emit struct {
+	Stream string      // of views only; empty when nothing is emitted
+	Events []EmitEvent // at least one, in the order written, types distinct
+	At     Pos
+}
+
+// EmitEvent is one type of event. When, Key and Data are SQL of `old` and `new`, a view's row before and after.
+type EmitEvent struct {
+	Type, When string
+	Key        string       // "" is the view's key
+	Data       []EmitMember // nil is the row
+	At         Pos
+}
+
+// EmitMember is a member of an event's data.
+type EmitMember struct{ Name, SQL string }
+
+func (r *reader) emit(path string, n *node) Emit {
+	e := Emit{At: n.owner}
+	r.mapping(path, n,
+		field{"stream", r.name(&e.Stream, func(name string) string {
+			if name == "*" {
+				return "cannot be a stream of views; write one such as `alerts`"
+			}
+			return checkStream(name)
+		}), "stream: alerts"},
+		field{"events", func(path string, n *node) { e.Events = r.emitEvents(path, n) }, "events: {account.overdrawn: {when: old.balance >= 0 AND new.balance < 0}}"},
+	)
+	return e
+}
+
+// emitted refuses a stream of views that carries changes of tables, too.
+func (r *reader) emitted() {
+	for _, v := range r.cfg.Views.List {
+		for _, s := range r.cfg.Streams {
+			if v.Emit.Stream != "" && slices.Contains(s.keys(), v.Emit.Stream) {
+				r.fail(v.Emit.At, join(join(join("views", v.Name), "emit"), "stream"), "the stream %s carries changes of tables, as %s says; views need one of their own", show(v.Emit.Stream), lineOf(s.At))
+			}
+		}
+	}
+}
+
+func (r *reader) emitEvents(path string, n *node) []EmitEvent {
+	if !r.isMapping(path, n, "types of events") {
+		return nil
+	}
+	if len(n.entries) == 0 && n.kind != kindBad {
+		r.fail(n.at, path, "no type of event is given; write one such as `account.overdrawn: {when: old.balance >= 0 AND new.balance < 0}`")
+	}
+	const condition = "a condition in SQL, such as old.balance >= 0 AND new.balance < 0"
+	var list []EmitEvent
+	for _, e := range n.entries {
+		out := EmitEvent{Type: e.name, At: e.at}
+		at := join(path, e.name)
+		if msg := checkType(e.name); msg != "" {
+			r.fail(e.at, at, "the type %s %s", show(e.name), msg)
+		}
+		r.mapping(at, e.value,
+			field{"when", r.sql(&out.When, condition), "when: old.balance >= 0 AND new.balance < 0"},
+			field{name: "key", read: r.sql(&out.Key, "SQL, such as new.account_id")},
+			field{name: "data", read: func(path string, n *node) { out.Data = r.emitData(path, n) }},
+		)
+		list = append(list, out)
+	}
+	return list
+}
+
+func (r *reader) emitData(path string, n *node) []EmitMember {
+	if !r.isMapping(path, n, "members with SQL for each, such as `balance: new.balance`") {
+		return nil
+	}
+	list := []EmitMember{}
+	for _, e := range n.entries {
+		m := EmitMember{Name: e.name}
+		r.sql(&m.SQL, "SQL, such as new.balance")(join(path, e.name), e.value)
+		list = append(list, m)
+	}
+	return list
+}

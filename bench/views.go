@@ -125,6 +125,15 @@ func measureViews(ctx context.Context, b *bed, o options) (v viewResults, err er
 			return v, fmt.Errorf("capture and %s: %w", keepers[0].name, err)
 		}
 		fmt.Fprintf(echo, "  with capture %5.1fk/s\n", a.both/1000)
+		end, err := b.lastCommit(ctx)
+		if err != nil {
+			return v, err
+		}
+		for _, k := range keepers[1:] { // the next round finds all of them at the same place
+			if _, err := b.catchUp(ctx, k, o.changes, end); err != nil {
+				return v, fmt.Errorf("%s: %w", k.name, err)
+			}
+		}
 		v.rounds = append(v.rounds, a)
 	}
 	for _, k := range keepers {

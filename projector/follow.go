@@ -310,6 +310,11 @@ func (s *session) apply(ctx context.Context, mirrors []*mirror, next position) e
 	if err := s.flushFolds(ctx); err != nil {
 		return err
 	}
+	for _, m := range s.mirrors {
+		if s.batch.part[m.Name] && m.changed != "" {
+			list = append(list, m.empty(2*s.batch.events)) // the old and the new versions
+		}
+	}
 	list = append(list, statement{sql: savePosition, args: s.positionArgs(next), rows: 1})
 	if st, ok := s.seqStatement(); ok {
 		list = append(list, st)

@@ -17,6 +17,7 @@ type mirror struct {
 	request string // the backfill that fills it
 	table   string // quoted
 	changed string // temporary table that takes the old and new versions of changed rows; "" when no query needs them
+	dead    int    // rows that were deleted from it, about
 	fold    *fold
 	shape   int // version of the table's columns in the event before; 0 before the first
 }
@@ -96,6 +97,19 @@ func (m *mirror) jsonKey(r string) string {
 		parts = append(parts, fmt.Sprintf("%s, %s->%s", literal(k), r, literal(k)))
 	}
 	return "jsonb_build_object(" + strings.Join(parts, ", ") + ")"
+}
+
+// truncateAfter is how many dead rows the table of changed rows may hold, since each batch reads over them. TRUNCATE is the
+// dearer way for a few rows: it makes new files.
+const truncateAfter = 5000
+
+// empty empties the table of changed rows, which has so many at most.
+func (m *mirror) empty(rows int) statement {
+	verb := "DELETE FROM "
+	if m.dead += rows; m.dead > truncateAfter {
+		verb, m.dead = "TRUNCATE ", 0
+	}
+	return statement{sql: verb + m.changed, rows: -1}
 }
 
 // input reads rows of a JSON array with the mirror's types.

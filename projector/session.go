@@ -232,12 +232,13 @@ func (s *session) load(ctx context.Context) error {
 	return s.openFeed(ctx)
 }
 
-// temporary makes the tables that take the old and new versions of changed rows.
+// temporary makes the tables that take the old and new versions of changed rows. A batch empties those that it wrote to: to
+// have Postgres do so at each commit would cost it milliseconds, because it truncates the files of all of them.
 func (s *session) temporary(ctx context.Context) error {
 	sql := "DISCARD TEMP;"
 	for _, m := range s.mirrors {
 		if m.changed != "" {
-			sql += fmt.Sprintf("CREATE TEMP TABLE %s (LIKE %s) ON COMMIT DELETE ROWS;", quoteIdent("changed~"+m.Name), m.table)
+			sql += fmt.Sprintf("CREATE TEMP TABLE %s (LIKE %s);", quoteIdent("changed~"+m.Name), m.table)
 		}
 	}
 	if _, err := s.conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {

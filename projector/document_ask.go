@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -233,4 +234,66 @@ func ExplainDocuments(ctx context.Context, o Options, v *DocumentView) (Document
 	}
 	e.Table, e.Stream, e.Columns = def.Mirror.Source, def.Mirror.Stream, def.Mirror.Columns
 	return e, nil
+}
+
+// CheckDocuments looks whether documents can be made: at the view, the kind of Redis, and the rights of its user. It changes nothing.
+func CheckDocuments(ctx context.Context, o Options, client redis.UniversalClient, v *DocumentView) Finding {
+	f := Finding{Subject: "view " + v.Name}
+	e, err := ExplainDocuments(ctx, o, v)
+	if _, cluster := client.(*redis.ClusterClient); cluster && err == nil {
+		err = v.checkCluster()
+	}
+	var setup *SetupError
+	switch {
+	case errors.As(err, &setup):
+		f.Finding, f.Fix = setup.Problem, setup.Fix
+		return f
+	case err != nil:
+		f.Finding = err.Error()
+		return f
+	}
+	// One script with all kinds of keys, which only reads.
+	key := strings.Builder{}
+	for _, p := range v.Pattern {
+		key.WriteString(p.Text)
+	}
+	state := v.StateKey(o.Pipeline)
+	err = client.Eval(ctx, "redis.call('HMGET', KEYS[1], 'owner'); redis.call('SISMEMBER', KEYS[2], KEYS[3]); return redis.call('EXISTS', KEYS[3])",
+		[]string{state, state + ":keys", key.String()}).Err()
+	if err != nil {
+		f.Finding = "its documents cannot be written: " + err.Error()
+		f.Fix = "start that Redis, or grant the rights that docs/operations.md lists for documents"
+		return f
+	}
+	f.OK, f.Finding = true, fmt.Sprintf("documents %s, as %s, in Redis", e.Pattern, e.As)
+	return f
+}
+
+// DropDocuments removes a view's documents and what walrill keeps of them, or with dry only counts them. There is -1 when nothing is there.
+func DropDocuments(ctx context.Context, client redis.UniversalClient, pipeline string, v *DocumentView, dry bool) (int64, error) {
+	d := newDocStore(client, pipeline, v)
+	st, err := d.load(ctx)
+	if err != nil || len(st) == 0 {
+		return -1, err
+	}
+	count, err := client.SCard(ctx, d.index).Result()
+	if err != nil || dry {
+		return count, err
+	}
+	for cursor := uint64(0); ; {
+		keys, next, err := client.SScan(ctx, d.index, cursor, "", 1000).Result()
+		if err == nil && len(keys) > 0 {
+			err = client.Unlink(ctx, keys...).Err()
+		}
+		if err != nil {
+			return count, fmt.Errorf("remove the documents of view %s: %w", v.Name, err)
+		}
+		if cursor = next; cursor == 0 {
+			break
+		}
+	}
+	if err := client.Unlink(ctx, d.index, d.fresh, d.parked, d.state).Err(); err != nil {
+		return count, fmt.Errorf("remove the documents of view %s: %w", v.Name, err)
+	}
+	return count, nil
 }

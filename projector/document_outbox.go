@@ -341,5 +341,18 @@ func (d *Documents) forget(ctx context.Context, conn *pgx.Conn) error {
 	})
 }
 
+// forgetKeys forgets the noted keys of a pipeline.
+func forgetKeys(ctx context.Context, tx pgx.Tx, pipeline string) error {
+	var there bool
+	err := tx.QueryRow(ctx, "SELECT to_regclass('walrill.document_keys_tx') IS NOT NULL").Scan(&there)
+	if err == nil && there {
+		_, err = tx.Exec(ctx, "DELETE FROM walrill.document_keys WHERE document IN (SELECT id FROM walrill.documents WHERE pipeline = $1)", pipeline)
+	}
+	if err != nil {
+		return fmt.Errorf("forget the keys of documents: %w", err)
+	}
+	return nil
+}
+
 // poll is how often a store is asked that says nothing by itself.
 const poll = 200 * time.Millisecond

@@ -113,6 +113,9 @@ func (d *dropper) views(ctx context.Context, drop bool) error {
 		if _, err := tx.Exec(ctx, "UPDATE walrill.views SET state = 'stopped', request = '', error = '' WHERE pipeline = $1", d.Pipeline); err != nil {
 			return fmt.Errorf("stop the views: %w", err)
 		}
+		if err := forgetKeys(ctx, tx, d.Pipeline); err != nil {
+			return err
+		}
 		for _, table := range ownTables {
 			var there bool // or else the daemon was older
 			if err := tx.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", "walrill."+table).Scan(&there); err != nil {
@@ -129,8 +132,8 @@ func (d *dropper) views(ctx context.Context, drop bool) error {
 	})
 }
 
-// ownTables are the tables of install.sql.
-var ownTables = []string{"pipelines", "partitions", "mirrors", "views", "parked", "repairs", "parked_events", "folds", "outbox", "emitted"}
+// ownTables are the tables of install.sql and document.sql that have a pipeline.
+var ownTables = []string{"pipelines", "partitions", "mirrors", "views", "parked", "repairs", "parked_events", "folds", "outbox", "emitted", "documents"}
 
 // shared drops what install.sql made, when no pipeline needs it any more. The schema may have others' tables: the keys of data subjects.
 func (d *dropper) shared(ctx context.Context) error {
@@ -158,7 +161,7 @@ func (d *dropper) shared(ctx context.Context) error {
 
 func (d *dropper) dropShared(ctx context.Context) error {
 	sql := "SET client_min_messages = warning; DROP FUNCTION IF EXISTS walrill.wait(text, pg_lsn, interval); DROP FUNCTION IF EXISTS walrill.emit(text, text, text, text, text, text, jsonb, text);"
-	for _, table := range ownTables {
+	for _, table := range append(slices.Clone(ownTables), "document_keys") {
 		sql += "DROP TABLE IF EXISTS walrill." + table + ";"
 	}
 	sql += `DO $$ BEGIN

@@ -18,7 +18,6 @@ import (
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/mapfile"
-	"github.com/walrill/walrill/projector"
 	"github.com/walrill/walrill/sink"
 	"github.com/walrill/walrill/transform"
 )
@@ -156,11 +155,11 @@ func streamsOf(cfg *config.Config, mapper *transform.Mapper, pg *capture.Diagnos
 
 // checkViews looks at what keeping the views needs.
 func checkViews(ctx context.Context, cfg *config.Config) []finding {
-	if cfg.Views.Store.IsZero() {
+	if len(cfg.Views.List) == 0 {
 		return nil
 	}
 	var findings []finding
-	for _, f := range projector.Check(ctx, projectorOptions(cfg, nil, slog.New(slog.DiscardHandler))) {
+	for _, f := range append(checkStore(ctx, cfg), checkDocuments(ctx, cfg)...) {
 		level := capture.LevelError
 		if f.OK {
 			level = capture.LevelOK

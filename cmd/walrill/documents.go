@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/walrill/walrill/capture"
 	"github.com/walrill/walrill/config"
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/projector"
@@ -115,4 +117,53 @@ func storeOf(cfg *config.Config) error {
 		return usageError{errors.New("the configuration has no view store in Postgres: all its views are documents, and none of them is meant")}
 	}
 	return nil
+}
+
+// checkStore looks at the views in Postgres, if there are any.
+func checkStore(ctx context.Context, cfg *config.Config) []projector.Finding {
+	if cfg.Views.Store.IsZero() {
+		return nil
+	}
+	return projector.Check(ctx, projectorOptions(cfg, nil, slog.New(slog.DiscardHandler)))
+}
+
+// checkDocuments looks at the views that are documents.
+func checkDocuments(ctx context.Context, cfg *config.Config) (list []projector.Finding) {
+	options := projectorOptions(cfg, nil, slog.New(slog.DiscardHandler))
+	for _, v := range documentsOf(cfg) {
+		_, err := withDocuments(ctx, cfg, v.Name, func(ctx context.Context, client redis.UniversalClient, v *projector.DocumentView) error {
+			list = append(list, projector.CheckDocuments(ctx, options, client, v))
+			return nil
+		})
+		if err != nil {
+			list = append(list, projector.Finding{Subject: "view " + v.Name, Finding: err.Error()})
+		}
+	}
+	return list
+}
+
+// dropDocuments removes the documents of views, or says that they are left.
+func (f *dropFlags) dropDocuments(ctx context.Context, cfg *config.Config) (list []removal) {
+	for _, v := range documentsOf(cfg) {
+		r := removal{What: "documents", Name: v.Name}
+		_, err := withDocuments(ctx, cfg, v.Name, func(ctx context.Context, client redis.UniversalClient, v *projector.DocumentView) error {
+			n, err := projector.DropDocuments(ctx, client, cfg.Pipeline, v, f.dry || !f.views)
+			switch {
+			case n < 0:
+				r.Outcome = capture.NotThere
+			case !f.views:
+				r.Outcome, r.Reason, r.Fix = capture.Left, fmt.Sprintf("they stay as they are (%d keys)", n), "walrill drop --views"
+			case f.dry:
+				r.Outcome = capture.WouldRemove
+			default:
+				r.Outcome = capture.Removed
+			}
+			return err
+		})
+		if err != nil {
+			r.Outcome, r.Reason, r.Fix = capture.NotRemoved, err.Error(), "walrill drop --views   # when that Redis can be reached"
+		}
+		list = append(list, r)
+	}
+	return list
 }

@@ -57,7 +57,7 @@ mistake: it wants 'walrill adopt', to continue them, or 'walrill drop --streams'
 	}
 	f.register(cmd)
 	cmd.Flags().BoolVar(&f.streams, "streams", false, "remove the streams as well")
-	cmd.Flags().BoolVar(&f.views, "views", false, "remove the tables of the views as well")
+	cmd.Flags().BoolVar(&f.views, "views", false, "remove the tables and documents of the views as well")
 	cmd.Flags().BoolVar(&f.dry, "dry-run", false, "only say what would be removed")
 	cmd.Flags().BoolVar(&f.json, "json", false, "print JSON")
 	return cmd
@@ -142,7 +142,7 @@ func (f *dropFlags) drop(ctx context.Context, cfg *config.Config) ([]removal, er
 // dropViews removes what is in the view store. It comes first: while somebody keeps the views, nothing is removed at all.
 func (f *dropFlags) dropViews(ctx context.Context, cfg *config.Config) ([]removal, error) {
 	if cfg.Views.Store.IsZero() {
-		return nil, nil
+		return f.dropDocuments(ctx, cfg), nil
 	}
 	removals, err := projector.Drop(ctx, projectorOptions(cfg, nil, slog.New(slog.DiscardHandler)), f.views, f.dry)
 	var kept *projector.KeptError
@@ -167,7 +167,7 @@ func (f *dropFlags) dropViews(ctx context.Context, cfg *config.Config) ([]remova
 	if err != nil {
 		list = append(list, removal{capture.NotRemoved, "views", "in their store", err.Error(), "walrill drop   # when it can be reached"})
 	}
-	return list, nil
+	return append(list, f.dropDocuments(ctx, cfg)...), nil
 }
 
 // stopped refuses while a daemon is at work. Postgres knows who streams; a daemon that waits for something answers over HTTP.

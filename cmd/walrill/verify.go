@@ -72,7 +72,7 @@ func (f *verifyFlags) run(cmd *cobra.Command, view string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(wantViews(cfg), storeOf(cfg)); err != nil {
+	if err := wantViews(cfg); err != nil {
 		return err
 	}
 	if slices.ContainsFunc(documentsOf(cfg), func(v projector.DocumentView) bool { return v.Name == view }) {

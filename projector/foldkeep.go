@@ -191,6 +191,15 @@ func (s *session) startFiller(ctx context.Context, v *viewRow, target *definitio
 		return fmt.Errorf("begin to fill view %s: %w", v.name, err)
 	}
 	fl.from = event.Clock(epoch, uint64(lsn))
+	if fl.from == 0 && s.opts.Whole != nil {
+		err := s.opts.Whole(ctx, target.Fold.Streams)
+		if _, ok := errors.AsType[*MissingError](err); ok {
+			return s.fillFailed(ctx, v, fl, err)
+		}
+		if err != nil {
+			return nil //nolint:nilerr // without Redis nobody gets on
+		}
+	}
 	fl.limit.Store(s.pos.read)
 	fl.start(ctx)
 	if s.fillers == nil {

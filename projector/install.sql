@@ -81,7 +81,7 @@ CREATE TABLE IF NOT EXISTS walrill.outbox (         -- what views emit, on its w
 	source text NOT NULL, type text NOT NULL, op text NOT NULL, key text, data jsonb NOT NULL,
 	time timestamptz NOT NULL, tx bigint NOT NULL,  -- of the source transaction
 	emitted_at timestamptz NOT NULL DEFAULT now(),
-	PRIMARY KEY (pipeline, stream, commit, n)
+	PRIMARY KEY (pipeline, commit, n, stream)
 );
 
 CREATE TABLE IF NOT EXISTS walrill.emitted (        -- the last event that was removed from the outbox

@@ -126,6 +126,8 @@ type Options struct {
 	Events func(context.Context) ([]EventType, error)
 	// Repair names the last time that changes were lost with a slot; "" for never. It may be nil.
 	Repair func(context.Context) (string, error)
+	// Whole is a *MissingError when the streams do not have their first entries any more. Replay needs it; for folds it may be nil.
+	Whole func(ctx context.Context, streams []string) error
 	// Nearest is the name that was probably meant, or "". It may be nil.
 	Nearest func(got string, names []string) string
 	// Open opens a feed of streams behind a position; the zero position is the beginning.

@@ -19,8 +19,6 @@ type ReplayOptions struct {
 	Until    uint64 // everything that committed below it; 0 when Time says it
 	Time     time.Time
 	Progress func(events int64, at, until uint64)
-	// Whole fails when entries of the streams have been trimmed.
-	Whole func(ctx context.Context, streams []string) error
 }
 
 // Replayed is what has become of a replay.

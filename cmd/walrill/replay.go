@@ -78,7 +78,6 @@ func (f *replayFlags) run(cmd *cobra.Command, view string) error {
 	}
 	defer client.Close() //nolint:errcheck // it only read
 	o := projector.ReplayOptions{Options: projectorOptions(cfg, client, slog.New(slog.DiscardHandler)), View: view, Into: f.schema}
-	o.Whole = func(ctx context.Context, streams []string) error { return untrimmed(ctx, client, cfg, streams) }
 	if err := f.moment(cmd.Context(), client, cfg, &o); err != nil {
 		return redacted(cfg, err)
 	}
@@ -151,7 +150,7 @@ func untrimmed(ctx context.Context, client redis.UniversalClient, cfg *config.Co
 				return fmt.Errorf("look at stream %s: %w", key, err)
 			}
 			if seq, ok := event.ParseSeq(info.FirstEntry.Values); info.LastGeneratedID != "0-0" && (info.Length == 0 || ok && seq != 1) {
-				return fmt.Errorf("the first entries of %s have been trimmed; it begins at %s", key, firstOf(info))
+				return &projector.MissingError{Err: fmt.Errorf("the first entries of %s have been trimmed; it begins at %s", key, firstOf(info))}
 			}
 		}
 	}

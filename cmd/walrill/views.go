@@ -23,11 +23,6 @@ import (
 	"github.com/walrill/walrill/transform"
 )
 
-// newProjector makes the projector of a configuration's views.
-func newProjector(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) *projector.Projector {
-	return projector.New(projectorOptions(cfg, client, log))
-}
-
 func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) projector.Options {
 	return projector.Options{
 		Pipeline: cfg.Pipeline,
@@ -37,6 +32,7 @@ func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slo
 		Tables:   func(ctx context.Context) ([]projector.Table, error) { return tablesOf(ctx, cfg) },
 		Events:   func(ctx context.Context) ([]projector.EventType, error) { return eventTypesOf(ctx, cfg) },
 		Nearest:  config.Nearest,
+		Whole:    func(ctx context.Context, streams []string) error { return untrimmed(ctx, client, cfg, streams) },
 		Repair: func(ctx context.Context) (string, error) {
 			meta, err := readMeta(ctx, client, cfg.Pipeline)
 			return meta.Repair, err

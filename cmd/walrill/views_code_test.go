@@ -100,8 +100,14 @@ func TestViewInGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer daemon.Kill() //nolint:errcheck // a test
-	harness.Eventually(t, patience, "changes are streamed", func() bool {
-		return harness.Value(t, url, "SELECT count(*) FROM pg_replication_slots WHERE active AND database = current_database()") == "1"
+	client, err := consumer.NewClient(redis.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	harness.Eventually(t, patience, "changes are streamed, and not read by the backfill", func() bool {
+		w, _, err := consumer.Watermark(t.Context(), client, pipeline)
+		return err == nil && w > 0
 	})
 	view := pages
 	start := func() (stop func()) {

@@ -26,8 +26,7 @@ type backfills struct {
 	log     *slog.Logger
 	resumed map[string]*armed // watched since the stream began
 	numbers atomic.Uint64     // of chunks
-	readers chan struct{}     // a place for each connection that reads
-	waiting atomic.Int64      // tables without one
+	places  *places           // for connections that read
 
 	cancel context.CancelFunc
 	group  sync.WaitGroup
@@ -44,7 +43,7 @@ type backfills struct {
 
 func newBackfills(s *Source, stream *Stream) *backfills {
 	b := &backfills{source: s, stream: stream, log: s.opts.Log, jobs: map[string]*job{}, states: map[string]BackfillState{},
-		tables: map[string]*change.Relation{}, resumed: map[string]*armed{}, published: map[uint32]bool{}, retired: map[string]bool{}, readers: make(chan struct{}, s.opts.Backfill.Readers),
+		tables: map[string]*change.Relation{}, resumed: map[string]*armed{}, published: map[uint32]bool{}, retired: map[string]bool{}, places: newPlaces(s.opts.Backfill.Readers),
 		core: newBackfillCore("walrill.backfill."+s.opts.Pipeline, rand.Text())}
 	b.lookAround()
 	for _, rel := range b.tables {

@@ -50,6 +50,14 @@ func (c *chunk) row(i int, dst []change.Value) []change.Value {
 // size is the bytes of all values.
 func (c *chunk) size() int64 { return int64(len(c.buf) - 4*len(c.rel.Columns)*len(c.rows)) }
 
+// width is about how many bytes a row takes, 0 without rows.
+func (c *chunk) width() int {
+	if len(c.rows) == 0 {
+		return 0
+	}
+	return len(c.buf)/len(c.rows) + 1
+}
+
 // texts are some columns' values of row i, copied.
 func (c *chunk) texts(i int, columns []int) []string {
 	var texts []string

@@ -55,7 +55,7 @@ func (j *job) run(ctx context.Context) {
 	if !j.place(ctx) {
 		return
 	}
-	defer func() { <-j.b.readers }()
+	defer j.b.places.give()
 	for delay := firstBackfillRetry; ; delay = min(2*delay, lastBackfillRetry) {
 		err := j.attempt(ctx)
 		switch {
@@ -76,11 +76,17 @@ func (j *job) run(ctx context.Context) {
 func (j *job) place(ctx context.Context) bool {
 	ticker := time.NewTicker(backfillPoll)
 	defer ticker.Stop()
-	j.b.waiting.Add(1)
-	defer j.b.waiting.Add(-1)
-	for {
+	places := j.b.places
+	places.waiting.Add(1)
+	defer places.waiting.Add(-1)
+	select {
+	case places.taken <- struct{}{}:
+		return true
+	default:
+	}
+	for !places.takeOver() {
 		select {
-		case j.b.readers <- struct{}{}:
+		case places.taken <- struct{}{}:
 			return true
 		case <-ticker.C:
 			j.saveMoved(ctx)
@@ -88,6 +94,7 @@ func (j *job) place(ctx context.Context) bool {
 			return false
 		}
 	}
+	return true
 }
 
 // hopeless tells an error that trying again does not mend: of the table, of `where`.
@@ -159,7 +166,10 @@ func (j *job) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := conn.Exec(ctx, "SET row_security = off"); err != nil { // an error is better than rows left out
+	// An error is better than rows left out. The limit is new in Postgres 17, and a chunk takes as long as it takes.
+	_, err = conn.Exec(ctx, `SELECT set_config(name, value, false) FROM (VALUES ('row_security', 'off'), ('transaction_timeout', '0')) s(name, value)
+		WHERE current_setting(name, true) IS NOT NULL`)
+	if err != nil {
 		_ = conn.Close(ctx) // the error that counts is at hand
 		return nil, fmt.Errorf("set up reading: %w", err)
 	}
@@ -240,8 +250,9 @@ func (j *job) pass(ctx context.Context, r *tableReader) (more bool, err error) {
 		if done, err := j.publish(ctx, now); err != nil || !done {
 			return true, err
 		}
+		width := now.chunk.width()
 		ahead.published(r, now)
-		ahead.widen(ctx, r)
+		ahead.widen(ctx, r, width)
 	}
 	ahead.close()
 	return j.readMoved(ctx, r)

@@ -18,11 +18,11 @@ type lanes struct {
 	stop  context.CancelFunc
 	group sync.WaitGroup
 	two   atomic.Bool // the second lane is there, or cannot be
+	all   atomic.Bool // the queue is closed
 	head  *reading    // given out by next and not published yet
 
-	mu    sync.Mutex // held while a piece is cut
-	at    position   // where the next piece begins
-	ended bool       // the queue is closed
+	mu sync.Mutex // held while a piece is cut
+	at position   // where the next piece begins
 }
 
 // chunksAhead is how many chunks of a table are in memory at most: one that is published, two that are read.
@@ -51,20 +51,20 @@ func (j *job) start(ctx context.Context, r *tableReader) *lanes {
 	return l
 }
 
-// widen adds the second lane when the table can be cut before it is read, and no other table waits for the place.
-func (l *lanes) widen(ctx context.Context, r *tableReader) {
+// widen adds the second lane when the table can be cut before it is read, and no other table waits for the place. Rows are about so
+// many bytes wide.
+func (l *lanes) widen(ctx context.Context, r *tableReader, width int) {
 	j := l.job
-	if l.two.Load() || j.state.Rate > 0 || j.state.Where != "" || r.target.whole || r.target.filter != "" || j.b.waiting.Load() > 0 {
+	if l.two.Load() || l.all.Load() || j.state.Rate > 0 || j.state.Where != "" || r.target.whole || r.target.filter != "" {
 		return
 	}
-	select {
-	case j.b.readers <- struct{}{}:
-	default:
+	place := j.b.places.spare()
+	if place == nil {
 		return
 	}
 	l.two.Store(true)
 	l.group.Go(func() {
-		defer func() { <-j.b.readers }()
+		defer place.give()
 		conn, err := j.connect(l.quit)
 		if err != nil {
 			if l.quit.Err() == nil {
@@ -73,7 +73,9 @@ func (l *lanes) widen(ctx context.Context, r *tableReader) {
 			return
 		}
 		defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // a chunk that is not committed is read again
-		l.run(ctx, j.reader(conn, r.target), func() bool { return j.b.waiting.Load() == 0 })
+		second := j.reader(conn, r.target)
+		second.width = width
+		l.run(ctx, second, place.held)
 		l.two.Store(false)
 	})
 }
@@ -104,7 +106,7 @@ func (l *lanes) run(ctx context.Context, r *tableReader, may func() bool) {
 func (l *lanes) cut(ctx context.Context, r *tableReader) *reading {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended || l.quit.Err() != nil {
+	if l.all.Load() || l.quit.Err() != nil {
 		return nil
 	}
 	now := &reading{read: make(chan struct{})}
@@ -114,7 +116,7 @@ func (l *lanes) cut(ctx context.Context, r *tableReader) *reading {
 		l.queue <- now
 	}
 	if now.err != nil || !more {
-		l.ended = true
+		l.all.Store(true)
 		close(l.queue)
 		return nil
 	}
@@ -125,7 +127,7 @@ func (l *lanes) cut(ctx context.Context, r *tableReader) *reading {
 		return now
 	}
 	if l.job.read(ctx, r, now); now.err != nil {
-		l.ended = true
+		l.all.Store(true)
 		close(l.queue)
 		return nil
 	}

@@ -293,8 +293,12 @@ func (r *tableReader) boundary(ctx context.Context, p piece, rows int) ([]string
 	}
 	sql += fmt.Sprintf(" ORDER BY %s OFFSET %d LIMIT 1", r.target.keyList(), rows)
 	result := r.conn.PgConn().ExecParams(ctx, sql, q.values, q.types, nil, nil).Read()
+	var pgErr *pgconn.PgError
+	if errors.As(result.Err, &pgErr) && strings.HasPrefix(pgErr.Code, "42") { // of a name or a type that is another by now
+		return nil, fmt.Errorf("%w: %v", errKeyAltered, pgErr)
+	}
 	if result.Err != nil {
-		return nil, fmt.Errorf("look for the end of a chunk: %w", r.gone(p, result.Err))
+		return nil, fmt.Errorf("look for the end of a chunk: %w", result.Err)
 	}
 	if len(result.Rows) == 0 {
 		return nil, nil
@@ -336,12 +340,12 @@ const firstFetch = 50
 func (r *tableReader) fetch(ctx context.Context, c *chunk, p piece) (whole bool, err error) {
 	n := firstFetch
 	if r.width > 0 {
-		n = 20 * firstFetch
+		n = min(20*firstFetch, max(1, p.bytes/r.width))
 	}
 	for {
 		got, err := c.take(r.conn.PgConn().Exec(ctx, fmt.Sprintf("FETCH %d FROM rows", n)), p.bytes)
 		if len(c.rows) > 0 {
-			r.width = len(c.buf)/len(c.rows) + 1
+			r.width = c.width()
 		}
 		switch {
 		case err != nil:

@@ -3,6 +3,7 @@ package projector
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
@@ -116,12 +117,12 @@ func (d *dropper) views(ctx context.Context, drop bool) error {
 		if err := forgetKeys(ctx, tx, d.Pipeline); err != nil {
 			return err
 		}
-		for _, table := range ownTables {
-			var there bool // or else the daemon was older
-			if err := tx.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", "walrill."+table).Scan(&there); err != nil {
+		for _, table := range ownTables() {
+			var ofPipelines bool // and there: an older daemon has not made it
+			if err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname = 'pipeline')", "walrill."+table).Scan(&ofPipelines); err != nil {
 				return fmt.Errorf("look for walrill.%s: %w", table, err)
 			}
-			if table == "views" || !there {
+			if table == "views" || !ofPipelines {
 				continue
 			}
 			if _, err := tx.Exec(ctx, "DELETE FROM walrill."+table+" WHERE pipeline = $1", d.Pipeline); err != nil {
@@ -132,8 +133,14 @@ func (d *dropper) views(ctx context.Context, drop bool) error {
 	})
 }
 
-// ownTables are the tables of install.sql and document.sql that have a pipeline.
-var ownTables = []string{"pipelines", "partitions", "mirrors", "views", "parked", "repairs", "parked_events", "folds", "outbox", "emitted", "documents"}
+// ownTables are the tables that walrill makes in the schema walrill of a store.
+func ownTables() []string {
+	var names []string
+	for _, m := range regexp.MustCompile(`CREATE TABLE IF NOT EXISTS walrill\.(\w+)`).FindAllStringSubmatch(installSQL+documentSQL, -1) {
+		names = append(names, m[1])
+	}
+	return names
+}
 
 // shared drops what install.sql made, when no pipeline needs it any more. The schema may have others' tables: the keys of data subjects.
 func (d *dropper) shared(ctx context.Context) error {
@@ -160,11 +167,14 @@ func (d *dropper) shared(ctx context.Context) error {
 }
 
 func (d *dropper) dropShared(ctx context.Context) error {
-	sql := "SET client_min_messages = warning; DROP FUNCTION IF EXISTS walrill.wait(text, pg_lsn, interval); DROP FUNCTION IF EXISTS walrill.emit(text, text, text, text, text, text, jsonb, text);"
-	for _, table := range append(slices.Clone(ownTables), "document_keys") {
+	sql := "SET client_min_messages = warning;"
+	for _, table := range ownTables() {
 		sql += "DROP TABLE IF EXISTS walrill." + table + ";"
 	}
-	sql += `DO $$ BEGIN
+	sql += `DO $$ DECLARE f regprocedure; BEGIN
+		FOR f IN SELECT oid FROM pg_proc WHERE pronamespace = 'walrill'::regnamespace LOOP
+			EXECUTE 'DROP FUNCTION ' || f || ' CASCADE';
+		END LOOP;
 		IF NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'walrill'::regnamespace) AND NOT EXISTS (SELECT FROM pg_proc WHERE pronamespace = 'walrill'::regnamespace) THEN
 			DROP SCHEMA walrill;
 		END IF;

@@ -169,7 +169,7 @@ func newPlanner(ctx context.Context, conn *pgx.Conn, o *Options) (*planner, erro
 
 func (p *planner) column(c SourceColumn, as string) Column {
 	typ := c.Type
-	if !p.types[typ] {
+	if !p.types[typ] || strings.HasPrefix(typ, "reg") { // regclass and the like name what the source's database has
 		typ = c.Fallback
 	}
 	return Column{Name: c.Name, As: as, Type: typ}

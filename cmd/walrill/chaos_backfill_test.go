@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -51,7 +52,8 @@ func TestChaosBackfillKeyless(t *testing.T) {
 
 func backfillChaos(r *rig) {
 	r.t.Helper()
-	r.flags = []string{"--backfill-chunk", "17"}
+	// With places for all tables and more, each is read side by side.
+	r.flags = []string{"--backfill-chunk", "17", "--backfill-readers", strconv.Itoa(2 + r.rand.IntN(7))}
 	r.workers.Pause = 2 * time.Millisecond
 	d := r.begin()
 	kills := 0

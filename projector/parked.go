@@ -24,6 +24,9 @@ func ListParked(ctx context.Context, store *pgx.Conn, pipeline, view string) ([]
 	list := []Parked{}
 	rows, err := store.Query(ctx, `SELECT view, key::text, error, coalesce(row::text, ''), lsn::text, parked_at FROM walrill.parked
 		WHERE pipeline = $1 AND $2 IN ('', view) AND view NOT LIKE '%~fill' ORDER BY parked_at, view, key`, pipeline, view)
+	if noViewsYet(err) {
+		return list, nil
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list what is parked: %w", err)
 	}
@@ -36,7 +39,7 @@ func ListParked(ctx context.Context, store *pgx.Conn, pipeline, view string) ([]
 		}
 		list = append(list, p)
 		return nil
-	}); err != nil {
+	}); err != nil && !noViewsYet(err) {
 		return nil, fmt.Errorf("list what is parked: %w", err)
 	}
 	return list, nil
@@ -64,7 +67,7 @@ func DropParked(ctx context.Context, store *pgx.Conn, pipeline, view, key string
 
 func changeParked(ctx context.Context, store *pgx.Conn, verb, pipeline, view, key, which string) (int64, error) {
 	tag, err := store.Exec(ctx, verb+" WHERE pipeline = $1 AND view = $2 AND ($3 = '' OR key = nullif($3, '')::jsonb) AND "+which, pipeline, view, key)
-	if err != nil {
+	if err != nil && !noViewsYet(err) {
 		return 0, fmt.Errorf("change what is parked of %s: %w", view, err)
 	}
 	return tag.RowsAffected(), nil

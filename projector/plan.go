@@ -206,6 +206,18 @@ func (p *planner) table(name string) *Table {
 	return nil
 }
 
+// meant is the way out of a name that is no column of a table.
+func (p *planner) meant(name string, t *Table) string {
+	names := make([]string, len(t.Columns))
+	for i, c := range t.Columns {
+		names[i] = c.Name
+	}
+	if near := p.near(name, names); near != "" {
+		return "did you mean " + near + "?"
+	}
+	return "its columns are " + strings.Join(names, ", ")
+}
+
 // lacks says why a view cannot use a table that streams take.
 func (v *View) lacks(t *Table) error {
 	_, name, _ := strings.Cut(t.Name, ".")
@@ -255,7 +267,7 @@ func (p *planner) planMirror(v *View) (*definition, error) {
 	}
 	for _, name := range named {
 		if !known[name] {
-			return nil, v.fault(nil, "", "table %s has no column %s", t.Name, name)
+			return nil, v.fault(nil, p.meant(name, t), "table %s has no column %s", t.Name, name)
 		}
 	}
 	d := &definition{Kind: "mirror", Key: m.keyAs(), Mirrors: []mirrorDef{m}}

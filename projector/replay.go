@@ -99,11 +99,6 @@ func (r *replay) prepare(ctx context.Context) error {
 	if len(r.defs) == 0 {
 		return errors.New("there is no mirror and no query to build: folds are not built as of a moment")
 	}
-	for _, name := range sortedKeys(r.defs) {
-		if r.defs[name].folds() {
-			return fmt.Errorf("view %s is a fold, and replay builds mirrors and queries: name the view to build", name)
-		}
-	}
 	s := &session{opts: &r.Options, wanted: r.defs}
 	wanted := s.wantedMirrors()
 	r.backfills = map[string]Backfill{}

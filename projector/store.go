@@ -228,6 +228,12 @@ func pgError(err error) *pgconn.PgError {
 	return e
 }
 
+// noViewsYet reports whether a query failed because no daemon has kept views in this store yet, which has walrill's tables made.
+func noViewsYet(err error) bool {
+	e := pgError(err)
+	return e != nil && (e.Code == "42P01" || e.Code == "3F000")
+}
+
 // isDataError reports whether a statement was refused for what the rows hold, so that it fails again
 // with the same rows and works with others.
 func isDataError(err error) bool {

@@ -199,7 +199,7 @@ func (v *verifier) close(ctx context.Context) {
 func (v *verifier) findTargets(ctx context.Context) error {
 	s := &session{opts: &v.Options, conn: v.store}
 	err := s.loadViews(ctx)
-	if e := pgError(err); e != nil && (e.Code == "42P01" || e.Code == "3F000") || err == nil && len(s.views) == 0 {
+	if noViewsYet(err) || err == nil && len(s.views) == 0 {
 		return fmt.Errorf("pipeline %s keeps no views in this store yet: start `walrill run` first", v.Pipeline)
 	}
 	if err != nil {

@@ -196,6 +196,7 @@ func reloadable(path string, old, cfg *config.Config) error {
 		{"source.publication", old.Source.Publication != cfg.Source.Publication, "the stream was opened with it"},
 		{"sink.url", old.Sink.URL.Reveal() != cfg.Sink.URL.Reveal(), "what is in flight goes to the Redis before"},
 		{"sink.format", old.Sink.Format != cfg.Sink.Format, "the form of entries is chosen at the start"},
+		{"views", config.Fingerprint(old.Views) != config.Fingerprint(cfg.Views), "they are planned at the start"},
 	} {
 		if f.changed {
 			problems = append(problems, fmt.Errorf("%s: restart needed: %s has changed, and %s", path, f.name, f.why))

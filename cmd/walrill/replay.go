@@ -69,8 +69,10 @@ func (f *replayFlags) run(cmd *cobra.Command, view string) error {
 	if err := errors.Join(wantViews(cfg), storeOf(cfg)); err != nil {
 		return err
 	}
-	if err := storeOf(cfg); err != nil {
-		return err
+	for _, v := range documentsOf(cfg) {
+		if v.Name == view {
+			return fmt.Errorf("replay: view %s is documents in Redis: replay builds mirrors and queries, in Postgres", view)
+		}
 	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
 	if err != nil {

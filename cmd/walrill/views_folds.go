@@ -43,9 +43,11 @@ func eventTypesOf(ctx context.Context, cfg *config.Config) ([]projector.EventTyp
 	if err != nil {
 		return nil, err
 	}
+	unfit := false
 	rels = slices.DeleteFunc(rels, func(rel *change.Relation) bool {
 		_, err := mapper.Check(rel)
-		return err != nil // a table that does not fit the mapping is capture's to report
+		unfit = unfit || err != nil // that is capture's to report
+		return err != nil
 	})
 	published, err := mapper.Describe(rels)
 	if err != nil {
@@ -63,7 +65,7 @@ func eventTypesOf(ctx context.Context, cfg *config.Config) ([]projector.EventTyp
 		}
 	}
 	for _, s := range cfg.Streams {
-		if s.Messages.Prefix != "" {
+		if s.Messages.Prefix != "" || unfit { // of a table that does not fit any type may come: no fold is to blame for naming it
 			list = append(list, projector.EventType{Stream: s.Name, Change: true})
 		}
 	}

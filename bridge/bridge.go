@@ -33,6 +33,8 @@ type Mapper interface {
 	Map(*change.Change) ([]event.Event, error)
 	// Consumed reports whether the row of a change is to be deleted when the events that were made of it are durable.
 	Consumed(*change.Change) bool
+	// Outboxes are the tables whose rows are events already.
+	Outboxes() []string
 	// Commit ends a transaction. Its events are those that need all of it.
 	Commit() []event.Event
 	// SetBlocked hands over the keys whose changes are parked. Map parks theirs, and adds to them.

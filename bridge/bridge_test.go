@@ -78,6 +78,7 @@ func (m fakeMapper) Begin(change.Tx) {}
 func (m fakeMapper) Map(*change.Change) ([]event.Event, error) {
 	return []event.Event{{Stream: m.stream}}, m.err
 }
+func (m fakeMapper) Outboxes() []string                                  { return []string{"public.outbox"} }
 func (m fakeMapper) Consumed(c *change.Change) bool                      { return c.Op == change.Insert }
 func (m fakeMapper) Commit() []event.Event                               { return nil }
 func (m fakeMapper) Schemas([]*change.Relation) ([]*event.Schema, error) { return nil, nil }

@@ -149,9 +149,17 @@ func (s *session) follow() {
 	p.done <- nil
 }
 
-// mapBy notes for :meta which mapping makes the entries from a clock on.
+// mapBy notes for :meta which mapping makes the entries from a clock on, and since when its outboxes have been outboxes.
 func (s *session) mapBy(mapping string, since uint64) {
 	if s.meta.Mapping != mapping {
 		s.meta.Mapping, s.meta.Since = mapping, since
 	}
+	outboxes := map[string]uint64{}
+	for _, table := range s.mapper.Outboxes() {
+		outboxes[table] = s.meta.Since
+		if earlier, ok := s.meta.Outboxes[table]; ok {
+			outboxes[table] = earlier
+		}
+	}
+	s.meta.Outboxes = outboxes
 }

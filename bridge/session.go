@@ -335,13 +335,18 @@ func (s *session) change(ctx context.Context, c *change.Change) error {
 	return s.append(ctx, events)
 }
 
-// seeAgain shows the sweeper rows whose events an earlier session has published, by the mapping in force, and that may still be there.
+// seeAgain shows the sweeper rows whose events an earlier session has published, since their table was an outbox then, and that may still
+// be there.
 func (s *session) seeAgain(changes []change.Change) {
-	if s.sweeper == nil || s.former != nil || s.clock(s.commit) < s.meta.Since {
+	if s.sweeper == nil {
 		return
 	}
 	for i := range changes {
-		if c := &changes[i]; c.Op == change.Insert && s.mapper.Consumed(c) {
+		c := &changes[i]
+		if c.Op != change.Insert || !s.mapper.Consumed(c) {
+			continue
+		}
+		if since, ok := s.meta.Outboxes[c.Relation.String()]; ok && since <= s.clock(s.commit) {
 			s.sweeper.See(c, s.commit)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/walrill/walrill/change"
+	"github.com/walrill/walrill/event"
 )
 
 // fakeSweeper keeps the rows that it is shown until it is told to let them go.
@@ -85,16 +86,31 @@ func TestRunEndsWhenRowsCannotBeDeleted(t *testing.T) {
 
 // Rows of transactions that an earlier session has published are shown again, if this mapping made their events.
 func TestRunShowsRowsOfEarlierSessions(t *testing.T) {
+	rel := &change.Relation{Namespace: "public", Name: "outbox"}
 	for _, c := range []struct {
-		since uint64
+		meta  event.Meta // of the earlier session
+		since uint64     // when this one's mapping takes the place of the earlier one
 		want  int
-	}{{0, 1}, {150, 1}, {250, 0}} {
+	}{
+		{event.Meta{Mapping: "now"}, 200, 1},
+		{event.Meta{Mapping: "now", Since: 150}, 200, 1},
+		{event.Meta{Mapping: "now", Since: 250}, 300, 0},
+		{event.Meta{Mapping: "other", Since: 150}, 200, 0},                                                          // which may have taken the table in another way
+		{event.Meta{Mapping: "other", Since: 150, Outboxes: map[string]uint64{"public.outbox": 120}}, 200, 1},       // and did not
+		{event.Meta{Mapping: "other", Since: 150, Outboxes: map[string]uint64{"public.outbox": 199}}, 250, 1},       // just so
+		{event.Meta{Mapping: "other", Since: 250, Outboxes: map[string]uint64{"public.outbox": 250}}, 300, 0},       // not yet
+		{event.Meta{Mapping: "other", Since: 150, Outboxes: map[string]uint64{"public.letters": 120}}, 200, 0},      // another table
+		{event.Meta{Mapping: "now", Since: 150, Outboxes: map[string]uint64{"public.outbox": 120, "x": 1}}, 200, 1}, // x is none any more
+	} {
 		sweeper := &fakeSweeper{}
-		s := &session{bridge: New(Options{}), mapper: fakeMapper{}, sweeper: sweeper, commit: 199}
-		s.meta.Since = c.since
-		s.seeAgain([]change.Change{{Op: change.Insert}, {Op: change.Update}})
+		s := &session{bridge: New(Options{}), mapper: fakeMapper{}, sweeper: sweeper, commit: 199, meta: c.meta}
+		s.mapBy("now", c.since)
+		s.seeAgain([]change.Change{{Op: change.Insert, Relation: rel}, {Op: change.Update, Relation: rel}})
 		if len(sweeper.rows) != c.want {
-			t.Errorf("mapping since %d: %d rows, want %d", c.since, len(sweeper.rows), c.want)
+			t.Errorf("%+v, then since %d: %d rows, want %d", c.meta, c.since, len(sweeper.rows), c.want)
+		}
+		if len(s.meta.Outboxes) != 1 {
+			t.Errorf("%+v: outboxes %v", c.meta, s.meta.Outboxes)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package event
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -18,11 +19,13 @@ type Meta struct {
 	// the clock up to which the streams were complete before.
 	Repair     string
 	RepairFrom uint64
-	Mapping    string         // a record of the mapping that entries are made by, which only tells whether another one is the same
-	Since      uint64         // and the clock from which on they are
-	HTTP       string         // where the daemon that wrote last answers; empty when it does not
-	Dropped    string         // when `walrill drop` has left the streams and removed the rest; empty when it has not
-	Streams    map[string]int // partitions of each stream, by name
+	Mapping    string // a record of the mapping that entries are made by, which only tells whether another one is the same
+	Since      uint64 // and the clock from which on they are
+	// Outboxes are the tables that this mapping takes as outboxes, each with the clock from which on all mappings have.
+	Outboxes map[string]uint64
+	HTTP     string         // where the daemon that wrote last answers; empty when it does not
+	Dropped  string         // when `walrill drop` has left the streams and removed the rest; empty when it has not
+	Streams  map[string]int // partitions of each stream, by name
 }
 
 // The fields of the hash.
@@ -33,6 +36,7 @@ const (
 	metaBaseline   = "baseline"
 	metaMapping    = "mapping"
 	metaSince      = "since"
+	metaOutboxes   = "outboxes" // JSON object
 	metaRepair     = "repair"
 	metaRepairFrom = "repair_from"
 	metaHTTP       = "http"
@@ -67,6 +71,10 @@ func (m Meta) Fields() map[string]string {
 	}
 	if m.Mapping != "" {
 		fields[metaMapping], fields[metaSince] = m.Mapping, strconv.FormatUint(m.Since, 10)
+	}
+	if m.Outboxes != nil {
+		text, _ := json.Marshal(m.Outboxes) // of texts and numbers, so it cannot fail
+		fields[metaOutboxes] = string(text)
 	}
 	if m.Repair != "" {
 		fields[metaRepair] = m.Repair
@@ -106,6 +114,11 @@ func ParseMeta(fields map[string]string) (Meta, error) {
 			if *clock, err = strconv.ParseUint(text, 10, 64); err != nil {
 				return m, fmt.Errorf("field %s of :meta: %q is not a number that can be", field, text)
 			}
+		}
+	}
+	if text, ok := fields[metaOutboxes]; ok {
+		if err := json.Unmarshal([]byte(text), &m.Outboxes); err != nil {
+			return m, fmt.Errorf("field %s of :meta: %q is not an object of numbers", metaOutboxes, text)
 		}
 	}
 	for field := range fields {

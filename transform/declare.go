@@ -47,7 +47,7 @@ func (d declarations) describe(on ...change.Op) []PublishedEvent {
 }
 
 // fixDeclared is for what is in Postgres's log already, and so cannot be written again.
-const fixDeclared = "let `events` say what the application writes, with `name?` for a member that is not always there, and start walrill: it goes on with this event"
+const fixDeclared = "let `events` say what the application writes, with `name?` for a member that is not always there, under the next `version` if that would break consumers, and start walrill: it goes on with this event"
 
 // give sets the schema of an event whose type is declared. What it returns says why its data is not what is declared, no values of it.
 func (d declarations) give(e *event.Event) (problem string) {

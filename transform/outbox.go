@@ -38,6 +38,20 @@ func (m *Mapping) Consumes(rel *change.Relation) bool {
 	return false
 }
 
+// Outboxes are the tables that the mapping takes as outboxes, sorted: public.outbox.
+func (m *Mapper) Outboxes() []string {
+	var names []string
+	for i := range m.mapping.Streams {
+		for _, t := range m.mapping.Streams[i].Tables {
+			if t.Outbox != nil {
+				names = append(names, t.Pattern)
+			}
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Consumed reports whether the row of a change, of which all events are made or were made by this mapping, is to be deleted when they are
 // durable: a row that is inserted into such an outbox, or one that a backfill has read and that made an event.
 func (m *Mapper) Consumed(c *change.Change) bool {

@@ -1,6 +1,8 @@
 package transform
 
 import (
+	"slices"
+
 	"github.com/expr-lang/expr/ast"
 
 	"github.com/walrill/walrill/change"
@@ -35,8 +37,12 @@ type Part struct {
 	Values []ColumnValue
 }
 
-// ColumnValue is the value of a column that a condition read, as JSON; empty when Postgres did not send it.
-type ColumnValue struct{ Column, JSON string }
+// ColumnValue is the value of a column that a condition read, as JSON; empty when Postgres did not send it, and when it is not to be shown
+// because the mapping leaves the column out.
+type ColumnValue struct {
+	Column, JSON string
+	LeftOut      bool
+}
 
 // tracer gathers what rules say while a change is explained.
 type tracer struct{ asked []Asked }
@@ -89,7 +95,7 @@ func (m *Mapper) parts(r *route, rule *compiledRule) []Part {
 			p.True, p.Reason = false, asked.failed.problem
 		}
 		for _, c := range compiler.columns(node, nil) {
-			p.Values = append(p.Values, m.columnValue(rule, c))
+			p.Values = append(p.Values, m.columnValue(r, rule, c))
 		}
 		parts = append(parts, p)
 	}
@@ -121,9 +127,13 @@ func (c *compiler) columns(node ast.Node, found []*ref) []*ref {
 	return found
 }
 
-func (m *Mapper) columnValue(rule *compiledRule, c *ref) ColumnValue {
+func (m *Mapper) columnValue(r *route, rule *compiledRule, c *ref) ColumnValue {
 	side := map[side]string{newRow: "new.", oldRow: "old."}[c.side]
 	out := ColumnValue{Column: side + m.row.rel.Columns[c.column].Name}
+	if !slices.ContainsFunc(r.shape.columns, func(published column) bool { return published.index == c.column }) {
+		out.LeftOut = true
+		return out
+	}
 	m.row.failed = nil
 	v := m.row.column(rule.condition.Expr, c)
 	switch {

@@ -114,14 +114,14 @@ func TestExplainShowsMasked(t *testing.T) {
 	typeOf := func(oid uint32, shape change.Shape) *change.Type { return &change.Type{OID: oid, Shape: shape} }
 	rel := &change.Relation{OID: 1, Namespace: "public", Name: "people", Identity: change.IdentityFull, PrimaryKey: []string{"id"}, Columns: []change.Column{
 		{Name: "id", Type: typeOf(oidInt8, change.ShapeNumber), Key: true}, {Name: "name", Type: typeOf(25, change.ShapeText), Key: true},
-		{Name: "age", Type: typeOf(oidInt8, change.ShapeNumber), Key: true}}}
-	m := newMapper(t, StreamMapping{Name: "people", Tables: []TableMapping{{Pattern: "public.people",
+		{Name: "age", Type: typeOf(oidInt8, change.ShapeNumber), Key: true}, {Name: "pin", Type: typeOf(25, change.ShapeText), Key: true}}}
+	m := newMapper(t, StreamMapping{Name: "people", Tables: []TableMapping{{Pattern: "public.people", Columns: Columns{Exclude: []Name{{Name: "pin"}}},
 		Masks: []Mask{{Column: Name{Name: "name"}, Kind: MaskRedact, Text: "***"}, {Column: Name{Name: "age"}, Kind: MaskTruncate, Keep: 1}},
-		Rules: []Rule{{Type: "found", On: []change.Op{change.Update}, When: &Expr{Text: `new.name == "Ada" && new.age > 35 && old.age == nil`},
+		Rules: []Rule{{Type: "found", On: []change.Op{change.Update}, When: &Expr{Text: `new.name == "Ada" && new.age > 35 && old.age == nil && new.pin startsWith "12"`},
 			Data: &Payload{Kind: PayloadObject, Object: []PayloadMember{{"name", Payload{Expr: &Expr{Text: "new.name"}}}}}}},
 	}}})
 	m.Begin(change.Tx{CommitLSN: 1})
-	row, old := texts("1", "Ada", "36"), texts("1", "Ada", "36")
+	row, old := texts("1", "Ada", "36", "1234"), texts("1", "Ada", "36", "1234")
 	old[2] = change.Value{Kind: change.Null}
 	events, asked, err := m.Explain(&change.Change{Op: change.Update, Relation: rel, New: row, Old: old})
 	if err != nil {
@@ -131,6 +131,7 @@ func TestExplainShowsMasked(t *testing.T) {
   new.name == "Ada": true, new.name="***"
   new.age > 35: true, new.age="3"
   old.age == nil: true, old.age=null
+  new.pin startsWith "12": true, new.pin=
 `
 	if diff := cmp.Diff(want, outcomes(asked)); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)

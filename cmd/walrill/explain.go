@@ -45,10 +45,13 @@ With --live it explains the changes that are committed while it runs, of one tab
 
 With --view it shows what a view needs, and which of its rows a change affects.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			message := cmd.Flags().Changed("message")
 			switch {
-			case f.view != "" && len(args) == 0:
+			case (message || f.view != "") && (f.op+f.old+f.new != "" || f.offline), !f.live && cmd.Flags().Changed("count"):
+				return usageError{errors.New("explain: --op, --old, --new and --offline are for a table, and --count is for --live")}
+			case f.view != "" && len(args) == 0 && !message && !f.live:
 				return explainView(cmd, f.view, f.json)
-			case f.view == "" && cmd.Flags().Changed("message") && !f.live && len(args) == 1:
+			case f.view == "" && message && !f.live && len(args) == 1:
 				return f.explainMessage(cmd, args[0])
 			case f.view == "" && f.live && len(args) <= 1:
 				if f.op+f.old+f.new+f.message != "" || f.offline || f.count < 0 {
@@ -230,12 +233,26 @@ func printExplained(out io.Writer, events []event.Event, asked []transform.Asked
 	for i := range events {
 		e := &events[i]
 		fmt.Fprintf(out, "%s  key %s  in %s\n", e.Type, e.Key, e.Stream.Keys[e.Partition])
-		for _, field := range [][2]string{{"data", string(e.Data)}, {"old", string(e.Old)}, {"unchanged", string(e.Unchanged)}, {"headers", string(e.Headers)}} {
+		for _, field := range [][2]string{{"data", string(shownData(e))}, {"old", string(e.Old)}, {"unchanged", string(e.Unchanged)}, {"headers", string(e.Headers)}} {
 			if field[1] != "" {
 				fmt.Fprintf(out, "  %-4s %s\n", field[0], field[1])
 			}
 		}
 	}
+}
+
+// shownData is an event's data. Of a change that would be parked it is the reason: the row is there with all that the rules read.
+func shownData(e *event.Event) []byte {
+	if !e.Stream.Control {
+		return slices.Clone(e.Data)
+	}
+	var p struct {
+		Stream string `json:"stream"`
+		Reason string `json:"reason"`
+	}
+	_ = json.Unmarshal(e.Data, &p) // it was written just now
+	text, _ := json.Marshal(p)     // of texts, so it cannot fail
+	return text
 }
 
 func opName(op change.Op) string {
@@ -250,10 +267,13 @@ func partText(p transform.Part) string {
 	}
 	var values []string
 	for _, v := range p.Values {
-		if v.JSON != "" {
-			values = append(values, v.Column+" is "+v.JSON)
-		} else {
+		switch {
+		case v.LeftOut:
+			values = append(values, v.Column+" is left out")
+		case v.JSON == "":
 			values = append(values, v.Column+" was not sent")
+		default:
+			values = append(values, v.Column+" is "+v.JSON)
 		}
 	}
 	if len(values) > 0 {
@@ -326,7 +346,7 @@ func explained(events []event.Event, asked []transform.Asked) explainedChange {
 	for i := range events {
 		e := &events[i]
 		report.Events = append(report.Events, explainedEvent{Stream: e.Stream.Name, Partition: e.Partition, Type: e.Type, Key: string(e.Key), Op: string(rune(e.Op)),
-			Data: slices.Clone(e.Data), Old: slices.Clone(e.Old), Unchanged: slices.Clone(e.Unchanged), Headers: slices.Clone(e.Headers)})
+			Data: shownData(e), Old: slices.Clone(e.Old), Unchanged: slices.Clone(e.Unchanged), Headers: slices.Clone(e.Headers)})
 	}
 	return report
 }

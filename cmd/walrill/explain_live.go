@@ -132,6 +132,7 @@ func (w *watcher) change(c *change.Change) error {
 	}
 	var events []event.Event
 	var asked []transform.Asked
+	w.mapper.SetBlocked(event.Blocked{}) // which keys are parked, and which no more, is the daemon's to know
 	failed := rehearse.WithKeys(func() (err error) { events, asked, err = w.mapper.Trace(c); return err })
 	w.left--
 	w.told = true

@@ -169,6 +169,8 @@ func (f *tailFlags) load(cmd *cobra.Command) (*config.Config, error) {
 
 func (f *tailFlags) start() (consumer.From, error) {
 	switch {
+	case f.last < 0 || f.count < 0:
+		return consumer.From{}, usageError{errors.New("-n and --count are numbers of events, from 0")}
 	case f.from == "0":
 		return consumer.Beginning(), nil
 	case f.from != "":

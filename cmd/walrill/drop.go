@@ -130,7 +130,9 @@ func (f *dropFlags) drop(ctx context.Context, cfg *config.Config) ([]removal, er
 	d := &dropper{f, ctx, client, cfg.Pipeline, meta, list}
 	d.redis()
 	views := event.ViewsPipeline(cfg.Pipeline)
-	if d.meta, err = readMeta(ctx, client, views); err != nil {
+	if d.meta, err = readMeta(ctx, client, views); emittedStreams(cfg) == nil && redis.HasErrorPrefix(err, "NOPERM") {
+		return d.list, nil // who has not the rights of views that emit has made nothing of them
+	} else if err != nil {
 		d.list = append(d.list, removal{capture.NotRemoved, "key", event.MetaKey(views), err.Error(), "walrill drop   # when Redis can be reached"})
 	} else if !d.meta.IsZero() {
 		d.pipeline = views

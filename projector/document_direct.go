@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"time"
 
@@ -232,7 +233,12 @@ func (k *directKeeper) breakOff(ctx context.Context, cause error) error {
 
 // tell makes the state known.
 func (k *directKeeper) tell() {
+	var p *Progress
+	if k.live() && k.pos.gap == "" && k.pos.shown > 0 {
+		p = &Progress{Clock: k.pos.shown, Seqs: maps.Clone(k.seqs), Live: map[string][]string{k.view.Name: {k.def.Mirror.Stream}}}
+	}
 	k.documents.note(k.view.Name, func(s *DocumentStatus) {
+		s.Progress = p
 		s.State, s.Clock = stateLive, k.pos.shown
 		if k.fill == fillNew || k.fill == fillGap {
 			s.State = stateFilling

@@ -46,8 +46,9 @@ type Documents struct {
 // DocumentStatus is the state of a view whose rows are documents.
 type DocumentStatus struct {
 	ViewStatus
-	Running bool   // it is kept by this process
-	Clock   uint64 // everything below is in the documents
+	Running  bool      // it is kept by this process
+	Clock    uint64    // everything below is in the documents
+	Progress *Progress // of live documents of a table, which read a stream themselves; else nil. Not to be changed
 }
 
 // NewDocuments makes a keeper; Run runs it.

@@ -8,10 +8,9 @@ import (
 
 // Progress is how far the views have read their streams.
 type Progress struct {
-	Clock   uint64              // everything below was read
-	Seqs    map[string]uint64   // of the last event that was read, by partition
-	Live    map[string][]string // the streams of each view that follows them
-	Stopped map[string][]string // and of those that are not kept any more
+	Clock uint64              // everything below was read
+	Seqs  map[string]uint64   // of the last event that was read, by partition
+	Live  map[string][]string // the streams of each view that follows them
 }
 
 // progressEvery is how often it is told while batch follows batch.
@@ -22,13 +21,10 @@ func (s *session) tellProgress() {
 	s.told = time.Now()
 	var p *Progress
 	if s.pos.gap == "" && s.pos.shown > 0 {
-		p = &Progress{Clock: s.pos.shown, Seqs: maps.Clone(s.seqs), Live: map[string][]string{}, Stopped: map[string][]string{}}
+		p = &Progress{Clock: s.pos.shown, Seqs: maps.Clone(s.seqs), Live: map[string][]string{}}
 		for name, v := range s.views {
-			switch v.state {
-			case stateLive:
+			if v.state == stateLive {
 				p.Live[name] = v.def.streams()
-			case stateStopped:
-				p.Stopped[name] = v.def.streams()
 			}
 		}
 	}

@@ -108,9 +108,12 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 		defer views.close()
 		report.keep(views, client)
 		views.start(parts)
+		groups := &viewGroups{client: client, pipeline: cfg.Pipeline, log: log, views: map[string]bool{}}
+		for _, v := range cfg.Views.List {
+			groups.views[v.Name] = true
+		}
+		parts.run(func(ctx context.Context) error { return groups.run(ctx, views) })
 		if views.store != nil {
-			groups := &viewGroups{client: client, pipeline: cfg.Pipeline, log: log}
-			parts.run(func(ctx context.Context) error { return groups.run(ctx, views.store) })
 			if e := newEmitter(cfg, views.store, log); e != nil {
 				parts.run(e.run)
 			}

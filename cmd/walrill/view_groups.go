@@ -5,11 +5,13 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/walrill/walrill/consumer"
+	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/projector"
 )
 
@@ -23,12 +25,13 @@ type viewGroups struct {
 	pipeline string
 	log      *slog.Logger
 	moved    map[consumer.GroupMark]bool // where they stand
-	gone     map[string]bool             // groups of views that are not kept any more
+	views    map[string]bool             // that are configured
+	swept    bool                        // groups of other views are gone
 	failed   bool                        // the last time, which was told
 }
 
-func (g *viewGroups) run(ctx context.Context, p *projector.Projector) error {
-	g.moved, g.gone = map[consumer.GroupMark]bool{}, map[string]bool{}
+func (g *viewGroups) run(ctx context.Context, views *viewKeeper) error {
+	g.moved = map[consumer.GroupMark]bool{}
 	tick := time.NewTicker(groupsEvery)
 	defer tick.Stop()
 	for {
@@ -37,11 +40,7 @@ func (g *viewGroups) run(ctx context.Context, p *projector.Projector) error {
 			return nil
 		case <-tick.C:
 		}
-		st := p.Status()
-		if st.State != projector.StateRunning || st.Progress == nil {
-			continue
-		}
-		err := g.follow(ctx, st.Progress)
+		err := g.follow(ctx, views.progress())
 		if err != nil && ctx.Err() == nil && !g.failed {
 			g.log.Warn("the consumer groups of the views are not moved; the views themselves do not need them", "error", err,
 				"fix", "an ACL user needs +xgroup and +xinfo")
@@ -50,44 +49,84 @@ func (g *viewGroups) run(ctx context.Context, p *projector.Projector) error {
 	}
 }
 
-// follow moves the groups of partitions in which something was read since, and destroys those of views that are gone.
-func (g *viewGroups) follow(ctx context.Context, p *projector.Progress) error {
-	var marks []consumer.GroupMark
-	for _, view := range slices.Sorted(maps.Keys(p.Live)) {
-		keys, err := consumer.Partitions(ctx, g.client, g.pipeline, p.Live[view])
-		if err != nil {
-			return err
+// progress is how far the views are that read the streams themselves and that this process keeps.
+func (k *viewKeeper) progress() (list []*projector.Progress) {
+	if k.store != nil {
+		if st := k.store.Status(); st.State == projector.StateRunning && st.Progress != nil {
+			list = append(list, st.Progress)
 		}
-		for _, key := range keys {
-			marks = append(marks, consumer.GroupMark{Key: key, Group: groupOf(view), Below: p.Clock, Seq: p.Seqs[key]})
-		}
-		delete(g.gone, view)
 	}
+	if k.documents != nil {
+		for _, st := range k.documents.Status() {
+			if st.Running && st.Progress != nil {
+				list = append(list, st.Progress)
+			}
+		}
+	}
+	return list
+}
+
+// follow moves the groups of partitions in which something was read since, and destroys those of views that are gone.
+func (g *viewGroups) follow(ctx context.Context, list []*projector.Progress) error {
 	known := map[consumer.GroupMark]bool{}
 	var todo []consumer.GroupMark
-	for _, m := range marks {
-		place := m
-		place.Below = 0 // the clock moves without events
-		if known[place] = true; !g.moved[place] {
-			todo = append(todo, m)
+	for _, p := range list {
+		for _, view := range slices.Sorted(maps.Keys(p.Live)) {
+			keys, err := consumer.Partitions(ctx, g.client, g.pipeline, p.Live[view])
+			if err != nil {
+				return err
+			}
+			for _, key := range keys {
+				place := consumer.GroupMark{Key: key, Group: groupOf(view), Seq: p.Seqs[key]} // the clock moves without events
+				m := place
+				m.Below = p.Clock
+				if known[place] = true; !g.moved[place] {
+					todo = append(todo, m)
+				}
+			}
 		}
 	}
 	if err := consumer.MoveGroups(ctx, g.client, todo); err != nil {
 		return err
 	}
 	g.moved = known
-	for view, streams := range p.Stopped {
-		if g.gone[view] {
+	if len(list) == 0 || g.swept {
+		return nil
+	}
+	err := g.sweep(ctx)
+	g.swept = err == nil
+	return err
+}
+
+// sweep destroys the groups of views that have left the configuration, in all streams of the pipeline.
+func (g *viewGroups) sweep(ctx context.Context) error {
+	fields, err := g.client.HGetAll(ctx, event.MetaKey(g.pipeline)).Result()
+	if err != nil {
+		return err
+	}
+	meta, err := event.ParseMeta(fields)
+	if err != nil {
+		return err
+	}
+	keys, err := consumer.Partitions(ctx, g.client, g.pipeline, slices.Sorted(maps.Keys(meta.Streams)))
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		groups, err := g.client.XInfoGroups(ctx, key).Result()
+		if redis.HasErrorPrefix(err, "no such key") {
 			continue
-		}
-		keys, err := consumer.Partitions(ctx, g.client, g.pipeline, streams)
-		if err == nil {
-			err = consumer.DropGroups(ctx, g.client, groupOf(view), keys)
 		}
 		if err != nil {
 			return err
 		}
-		g.gone[view] = true
+		for _, group := range groups {
+			if view, ours := strings.CutPrefix(group.Name, groupOf("")); ours && !g.views[view] {
+				if err := consumer.DropGroups(ctx, g.client, group.Name, []string{key}); err != nil {
+					return err
+				}
+			}
+		}
 	}
 	return nil
 }

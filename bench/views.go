@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,8 +18,10 @@ import (
 	"github.com/walrill/walrill/event"
 )
 
-// viewKind is a view that is measured, each kept by a daemon of its own in a database of its own.
+// viewKind is a view that is measured, each kept by a daemon of its own in a database of its own, or in the streams' Redis.
 type viewKind struct{ name, yaml string }
+
+const documentKind = "Redis documents"
 
 var viewKinds = []viewKind{
 	{"mirror", "  seen: {mirror: public.orders}\n"},
@@ -30,6 +31,15 @@ var viewKinds = []viewKind{
       SELECT o.id, o.status, o.total, c.name AS customer, r.name AS region
       FROM orders o JOIN customers c ON c.id = o.customer_id JOIN regions r ON r.id = c.region_id
 `},
+	{"fold", `  seen:
+    key: id
+    table: {id: bigint, customer_id: int, status: text, total: "numeric(12,2)", placed_at: timestamptz, note: text}
+    fold:
+      orders.read: INSERT INTO seen VALUES (:key, :data.customer_id, :data.status, :data.total, :data.placed_at, :data.note)
+      orders.created: INSERT INTO seen VALUES (:key, :data.customer_id, :data.status, :data.total, :data.placed_at, :data.note)
+      orders.updated: UPDATE seen SET customer_id = :data.customer_id, status = :data.status, total = :data.total, placed_at = :data.placed_at, note = :data.note WHERE id = :key
+`},
+	{documentKind, "  docs: {document: \"order:{id}\", mirror: public.orders}\n"},
 }
 
 // viewBatch is how many changes the projector puts into one transaction of the store at most.
@@ -46,10 +56,19 @@ INSERT INTO orders SELECT i, 1 + i % 1000, 'new', i * 1.25, now(), repeat('note 
 // orderColumns are the columns that the bare upserts write.
 var orderColumns = []string{"id", "customer_id", "status", "total", "placed_at", "note"}
 
+// ceiling is what a kind of view is compared with.
+func (a applied) ceiling(kind string) float64 {
+	if kind == documentKind {
+		return a.sets
+	}
+	return a.bare
+}
+
 // applied is what one round took of the store: changes a second of the bare upserts, of each kind of view, and of the first
 // kind together with capturing the changes.
 type applied struct {
 	bare  float64
+	sets  float64 // bare SETs in Redis
 	kinds map[string]viewRun
 	both  float64
 }
@@ -64,16 +83,6 @@ type viewResults struct {
 	rounds  []applied
 	latency map[string]latency
 }
-
-// keeper is a running daemon that keeps one kind of view.
-type keeper struct {
-	viewKind
-	cmd    *exec.Cmd
-	store  *pgx.Conn
-	output bytes.Buffer
-}
-
-func (k *keeper) signal(s os.Signal) error { return k.cmd.Process.Signal(s) }
 
 // measureViews has daemons stand still while changes are written and published, and then lets one after the other catch up.
 func measureViews(ctx context.Context, b *bed, o options) (v viewResults, err error) {
@@ -100,7 +109,9 @@ func measureViews(ctx context.Context, b *bed, o options) (v viewResults, err er
 			if stopErr := errors.Join(k.signal(syscall.SIGCONT), stopProcess(k.cmd)); stopErr != nil || err != nil {
 				err = errors.Join(err, fmt.Errorf("%s: %w\n%s", k.name, stopErr, k.output.String()))
 			}
-			k.store.Close(ctx) //nolint:errcheck // a measure's
+			if k.store != nil {
+				k.store.Close(ctx) //nolint:errcheck // a measure's
+			}
 		}
 	}()
 	for i, kind := range viewKinds {
@@ -116,7 +127,7 @@ func measureViews(ctx context.Context, b *bed, o options) (v viewResults, err er
 		if err != nil {
 			return v, err
 		}
-		fmt.Fprintf(echo, "  round %d  bare upserts %5.1fk/s", round+1, a.bare/1000)
+		fmt.Fprintf(echo, "  round %d  bare upserts %5.1fk/s  bare SETs %5.1fk/s", round+1, a.bare/1000, a.sets/1000)
 		for _, k := range keepers {
 			r := a.kinds[k.name]
 			fmt.Fprintf(echo, "  %s %5.1fk/s (CPU s per 1M: walrill %.1f, Postgres %.1f, Redis %.1f)", k.name, r.rate/1000, r.client, r.backend, r.redis)
@@ -163,43 +174,6 @@ func (b *bed) startCapture(o options) (*exec.Cmd, error) {
 	return cmd, cmd.Start()
 }
 
-// keep starts a daemon for one kind of view, waits until the view is complete, and has it stand still.
-func (b *bed) keep(ctx context.Context, o options, i int, kind viewKind) (*keeper, error) {
-	k := &keeper{viewKind: kind}
-	name := fmt.Sprintf("store_%d", i)
-	if err := b.exec(ctx, `CREATE DATABASE `+name); err != nil {
-		return nil, err
-	}
-	file, err := b.viewConfig(name, fmt.Sprintf("views:\n  store: %q\n%s", b.pg.URL(name), kind.yaml))
-	if err != nil {
-		return nil, err
-	}
-	k.cmd = exec.Command(o.binary, "run", "-c", file, "--only", "views", "--http", "", "--log-level", "warn")
-	k.cmd.Stdout, k.cmd.Stderr = &k.output, &k.output
-	if k.store, err = pgx.Connect(ctx, b.pg.URL(name)); err != nil {
-		return nil, err
-	}
-	if err := k.cmd.Start(); err != nil {
-		return nil, err
-	}
-	return k, errors.Join(k.live(ctx), k.signal(syscall.SIGSTOP))
-}
-
-// live waits until the view is complete.
-func (k *keeper) live(ctx context.Context) error {
-	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); pause(ctx, 50*time.Millisecond) {
-		var live bool
-		err := k.store.QueryRow(ctx, `SELECT state = 'live' FROM walrill.views`).Scan(&live)
-		if live {
-			return nil
-		}
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) && !strings.Contains(err.Error(), "42P01") {
-			return err
-		}
-	}
-	return fmt.Errorf("%s: the view was not complete within 60 s\n%s", k.name, k.output.String())
-}
-
 // bareStore is a table like the mirror's, in a database of its own.
 func (b *bed) bareStore(ctx context.Context) (*pgx.Conn, error) {
 	conn, err := pgx.Connect(ctx, b.pg.URL("bare"))
@@ -234,6 +208,9 @@ func (b *bed) applyRound(ctx context.Context, o options, keepers []*keeper, bare
 		return a, fmt.Errorf("%d entries came of %d changes", len(rows), o.changes)
 	}
 	if a.bare, err = bareUpserts(ctx, bare, rows); err != nil {
+		return a, err
+	}
+	if a.sets, err = b.bareSets(ctx, rows); err != nil {
 		return a, err
 	}
 	a.kinds = map[string]viewRun{}
@@ -331,23 +308,26 @@ func bareUpserts(ctx context.Context, conn *pgx.Conn, rows [][]any) (rate float6
 	return float64(len(rows)) / time.Since(start).Seconds(), nil
 }
 
-// catchUp lets a daemon go on until its view has the last change, and has it stand still again.
-func (b *bed) catchUp(ctx context.Context, k *keeper, changes int, end event.Position) (r viewRun, err error) {
-	var backend int
-	err = k.store.QueryRow(ctx, `SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'walrill views%'`).Scan(&backend)
-	if err != nil {
-		return r, err
+// bareSets is the ceiling of documents: one SET a row, as many in a round trip as in the other batches.
+func (b *bed) bareSets(ctx context.Context, rows [][]any) (rate float64, err error) {
+	keys, values := make([]string, len(rows)), make([][]byte, len(rows))
+	for i, row := range rows {
+		keys[i] = fmt.Sprintf("bare:%v", row[0])
+		if values[i], err = json.Marshal(row); err != nil {
+			return 0, err
+		}
 	}
-	client, server, redis := processCPU(k.cmd.Process.Pid), processCPU(backend), processCPU(b.redis.Pid())
 	start := time.Now()
-	if err := errors.Join(k.signal(syscall.SIGCONT), k.reaches(ctx, end.Commit+1)); err != nil {
-		return r, err
+	for from := 0; from < len(rows); from += viewBatch {
+		pipe := b.rdb.Pipeline()
+		for i := from; i < min(from+viewBatch, len(rows)); i++ {
+			pipe.Set(ctx, keys[i], values[i], 0)
+		}
+		if _, err := pipe.Exec(ctx); err != nil {
+			return 0, err
+		}
 	}
-	took := time.Since(start).Seconds()
-	perMillion := func(pid int, before time.Duration) float64 {
-		return (processCPU(pid) - before).Seconds() / float64(changes) * 1e6
-	}
-	return viewRun{float64(changes) / took, perMillion(k.cmd.Process.Pid, client), perMillion(backend, server), perMillion(b.redis.Pid(), redis)}, k.signal(syscall.SIGSTOP)
+	return float64(len(rows)) / time.Since(start).Seconds(), nil
 }
 
 // captureAndKeep has nothing captured while changes are written, and then lets the daemon that captures and the one that keeps a
@@ -377,63 +357,4 @@ func (b *bed) captureAndKeep(ctx context.Context, capture *exec.Cmd, k *keeper, 
 		}
 		return float64(changes) / time.Since(start).Seconds(), errors.Join(err, k.signal(syscall.SIGSTOP))
 	}
-}
-
-// reaches waits until the view's position, as it is written with its rows, has reached a clock.
-func (k *keeper) reaches(ctx context.Context, clock uint64) error {
-	for deadline := time.Now().Add(120 * time.Second); time.Now().Before(deadline); pause(ctx, 10*time.Millisecond) {
-		var position int64
-		if err := k.store.QueryRow(ctx, `SELECT (lsn - '0/0')::bigint FROM walrill.pipelines`).Scan(&position); err != nil {
-			return err
-		}
-		if uint64(position) >= clock {
-			return nil
-		}
-	}
-	return errors.New("the view did not catch up within two minutes")
-}
-
-// viewLatency is how long a commit takes, from the moment that COMMIT is sent, until the view has it.
-func (b *bed) viewLatency(ctx context.Context, o options, k *keeper) (l latency, err error) {
-	fmt.Fprintf(echo, "latency of %d single commits to %s\n", o.latencies, k.name)
-	if err := k.signal(syscall.SIGCONT); err != nil {
-		return l, err
-	}
-	watch, err := pgx.Connect(ctx, k.store.Config().ConnString())
-	if err != nil {
-		return l, err
-	}
-	defer watch.Close(ctx) //nolint:errcheck // a measure's
-	const seen = `SELECT EXISTS (SELECT FROM seen WHERE id = $1 AND status = $2)`
-	var took []time.Duration
-	for i := range o.latencies + 1 {
-		id, status := int64(i%1000+1), fmt.Sprintf("%s %d", k.name, i)
-		tx, err := b.conn.Begin(ctx)
-		if err != nil {
-			return l, err
-		}
-		if _, err := tx.Exec(ctx, `UPDATE orders SET status = $2 WHERE id = $1`, id, status); err != nil {
-			return l, err
-		}
-		pause(ctx, 10*time.Millisecond) // idle, as the measure says
-		sent := time.Now()
-		if err := tx.Commit(ctx); err != nil {
-			return l, err
-		}
-		for found := false; !found; {
-			if err := watch.QueryRow(ctx, seen, id, status).Scan(&found); err != nil {
-				return l, err
-			}
-			if time.Since(sent) > 30*time.Second {
-				return l, errors.New("the view did not get the change within 30 s")
-			}
-			if !found {
-				pause(ctx, 200*time.Microsecond)
-			}
-		}
-		if i > 0 { // the first one waits for whatever the daemon missed while it stood still
-			took = append(took, time.Since(sent))
-		}
-	}
-	return latencyOf(took), k.signal(syscall.SIGSTOP)
 }

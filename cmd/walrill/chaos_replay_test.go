@@ -44,11 +44,17 @@ func TestReplayEqualsThePast(t *testing.T) {
 // remember copies what the views must be, at a moment at which no transaction is half done, and returns its LSN.
 func (r *viewRig) remember(schema string) (lsn string) {
 	r.Helper()
-	sql := fmt.Sprintf("CREATE SCHEMA %s; CREATE TABLE %[1]s.moment (lsn pg_lsn); BEGIN; LOCK TABLE accounts, branches, customers, orders, order_items IN SHARE MODE; INSERT INTO %[1]s.moment SELECT pg_current_wal_insert_lsn();"+
+	sql := fmt.Sprintf("BEGIN; CREATE SCHEMA %s; CREATE TABLE %[1]s.moment (lsn pg_lsn); LOCK TABLE accounts, branches, customers, orders, order_items IN SHARE MODE; INSERT INTO %[1]s.moment SELECT pg_current_wal_insert_lsn();"+
 		"CREATE TABLE %[1]s.accounts AS SELECT * FROM accounts;", schema)
 	for _, v := range viewQueries {
 		sql += fmt.Sprintf("CREATE TABLE %s.%s AS %s;", schema, v.name, v.query)
 	}
-	harness.Exec(r, r.source, sql+"COMMIT")
+	var err error
+	if !harness.Poll(patience, func() bool { // the lock and the writers may be each other's deadlock
+		err = harness.Try(r.source, sql+"COMMIT")
+		return err == nil
+	}) {
+		r.Fatal(err)
+	}
 	return harness.Value(r, r.source, "SELECT lsn FROM "+schema+".moment")
 }

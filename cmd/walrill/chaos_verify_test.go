@@ -16,7 +16,7 @@ import (
 // verify runs the command and returns what it found.
 func (r *viewRig) verify(args ...string) []projector.Comparison {
 	r.Helper()
-	cmd := exec.CommandContext(r.Context(), "walrill", append([]string{"verify", "-c", r.file, "--json", "--patience", "3s"}, args...)...)
+	cmd := exec.CommandContext(r.Context(), "walrill", append([]string{"verify", "-c", r.file, "--json", "--patience", "8s"}, args...)...)
 	out, err := cmd.Output()
 	var ended *exec.ExitError
 	if err != nil && !(errors.As(err, &ended) && ended.ExitCode() == exitFound) {

@@ -83,7 +83,7 @@ func sqlCommand(ts *testscript.TestScript, args []string) (result, error) {
 }
 
 func runSQL(url, text string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*patience) // one makes a million rows
 	defer cancel()
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 )
 
 // patience bounds every wait of a script that names no other time.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // TestScript runs the scenarios of testdata/script with the real program, a
 // real Postgres and a real Redis. README.md there explains the commands.

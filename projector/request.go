@@ -34,7 +34,7 @@ type Answer struct {
 func Ask(ctx context.Context, conn *pgx.Conn, pipeline, view, action string) (*Request, error) {
 	r := &Request{conn, pipeline, view, action + " " + rand.Text()}
 	tag, err := conn.Exec(ctx, "UPDATE walrill.views SET request = $3 WHERE pipeline = $1 AND name = $2 AND state <> 'stopped'", pipeline, view, r.text)
-	if e := pgError(err); e != nil && (e.Code == "42P01" || e.Code == "3F000") || err == nil && tag.RowsAffected() == 0 {
+	if noViewsYet(err) || err == nil && tag.RowsAffected() == 0 {
 		return nil, fmt.Errorf("pipeline %s keeps no view %s in this store; `walrill status` lists its views", pipeline, view)
 	}
 	if err != nil {
@@ -46,15 +46,18 @@ func Ask(ctx context.Context, conn *pgx.Conn, pipeline, view, action string) (*R
 // Answer looks what has become of the request.
 func (r *Request) Answer(ctx context.Context) (Answer, error) {
 	var a Answer
-	var text string
-	err := r.conn.QueryRow(ctx, `SELECT answer, EXISTS (SELECT FROM pg_locks o WHERE o.locktype = 'advisory' AND o.objsubid = 2 AND o.classid = $3 AND o.granted
+	var text, state string
+	err := r.conn.QueryRow(ctx, `SELECT answer, state, EXISTS (SELECT FROM pg_locks o WHERE o.locktype = 'advisory' AND o.objsubid = 2 AND o.classid = $3 AND o.granted
 			AND o.objid::bigint = (hashtext($1)::bigint & 4294967295) AND o.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-		FROM walrill.views WHERE pipeline = $1 AND name = $2`, r.pipeline, r.view, lockClass).Scan(&text, &a.Kept)
+		FROM walrill.views WHERE pipeline = $1 AND name = $2`, r.pipeline, r.view, lockClass).Scan(&text, &state, &a.Kept)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return a, fmt.Errorf("view %s is gone", r.view)
 	}
 	if err != nil {
 		return a, fmt.Errorf("look after view %s: %w", r.view, err)
+	}
+	if state == stateStopped { // a daemon that started meanwhile has found it so
+		return a, fmt.Errorf("view %s is not kept any more: it has left the configuration that the daemon runs with", r.view)
 	}
 	if rest, ok := strings.CutPrefix(text, r.text+": "); ok {
 		if failed, ok := strings.CutPrefix(rest, "failed: "); ok {

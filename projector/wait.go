@@ -36,8 +36,10 @@ func WaitFor(ctx context.Context, store Querier, view string, lsn uint64, timeou
 		switch e.Code {
 		case "WR001":
 			return 0, &WaitError{View: view, Problem: e.Message, Known: true}
-		case "42P01", "42883", "3F000": // no such view, or nothing of walrill
-			return 0, &WaitError{View: view, Problem: e.Message}
+		case "42P01":
+			return 0, &WaitError{View: view, Problem: e.Message + "; " + e.Hint}
+		case "42883", "3F000": // nothing of walrill
+			return 0, &WaitError{View: view, Problem: "no views have been kept in this store yet: start `walrill run` first"}
 		}
 	}
 	if err != nil {

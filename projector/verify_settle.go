@@ -15,14 +15,11 @@ import (
 
 // suspect is a key that differed at some moment.
 type suspect struct {
-	key        []string
-	here       found // as read last, of a query
-	there      found
-	hasHere    bool
-	hasThere   bool
-	confirmed  int    // rounds in which it showed the same difference
-	why        string // it could not be judged in the last round
-	difference *Difference
+	key       []string
+	here      found // as read last, of a query
+	there     found
+	confirmed int    // rounds in which it showed the same difference
+	why       string // it could not be judged in the last round
 }
 
 const (

@@ -93,9 +93,9 @@ func (s *session) run(ctx context.Context) error {
 	return err
 }
 
-// leave writes the position on the way out.
+// leave writes the position on the way out, but not in the middle of a batch: s.seqs are then ahead of it.
 func (s *session) leave() error {
-	if s.pos.gap != "" || s.batch.open || s.conn.IsClosed() {
+	if s.pos.gap != "" || s.batch.open || s.batch.events > 0 || s.conn.IsClosed() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

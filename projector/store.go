@@ -202,9 +202,10 @@ func (s *session) show(ctx context.Context, clock uint64) error {
 	if clock == s.lock {
 		return nil
 	}
-	sql, args := "SELECT pg_advisory_lock($1)", []any{int64(clock)}
+	// Shared: another pipeline of the same source may be at the same position.
+	sql, args := "SELECT pg_advisory_lock_shared($1)", []any{int64(clock)}
 	if s.lock != 0 {
-		sql, args = "SELECT pg_advisory_lock($1), pg_advisory_unlock($2)", []any{int64(clock), int64(s.lock)}
+		sql, args = "SELECT pg_advisory_lock_shared($1), pg_advisory_unlock_shared($2)", []any{int64(clock), int64(s.lock)}
 	}
 	if _, err := s.conn.Exec(ctx, sql, args...); err != nil {
 		return fmt.Errorf("show the position of the views: %w", err)
@@ -218,7 +219,7 @@ func (s *session) hide(ctx context.Context) error {
 	if s.lock == 0 {
 		return nil
 	}
-	_, err := s.conn.Exec(ctx, "SELECT pg_advisory_unlock($1)", int64(s.lock))
+	_, err := s.conn.Exec(ctx, "SELECT pg_advisory_unlock_shared($1)", int64(s.lock))
 	s.lock = 0
 	return err
 }

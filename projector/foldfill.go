@@ -46,7 +46,7 @@ type filler struct {
 // fillSchema holds the tables of folds that are filled, under their plain names.
 func fillSchema(pipeline string) string { return mirrorSchema(pipeline) + "~fill" }
 
-// fillName is what a fold that is filled is called among what is parked.
+// fillName is what a fold that is filled is called among what is parked, and a pipeline's filler among sessions.
 func fillName(view string) string { return view + "~fill" }
 
 // fillPoll is how often a filler that has come to its limit looks whether that has moved.
@@ -97,7 +97,7 @@ func (fl *filler) close() {
 }
 
 func (fl *filler) connect(ctx context.Context) (err error) {
-	if fl.conn, err = connect(ctx, fl.opts.StoreURL, fl.opts.Pipeline); err != nil {
+	if fl.conn, err = connect(ctx, fl.opts.StoreURL, fillName(fl.opts.Pipeline)); err != nil {
 		return err
 	}
 	path := foldPath(fillSchema(fl.opts.Pipeline))

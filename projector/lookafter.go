@@ -61,7 +61,7 @@ func (s *session) lookAfter(ctx context.Context) error {
 		return err
 	}
 	clear(s.dirty)
-	s.moved(next, 0)
+	s.pos = next // told together with the states of the views, for who waits
 	if err := s.load(ctx); err != nil {
 		return err
 	}

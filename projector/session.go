@@ -108,6 +108,9 @@ func (s *session) open(ctx context.Context) (err error) {
 		return err
 	}
 	if err = install(ctx, s.conn, mirrorSchema(s.opts.Pipeline)); err == nil {
+		err = s.alone(ctx)
+	}
+	if err == nil {
 		err = s.lead(ctx)
 	}
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/internal/harness"
 )
@@ -178,5 +180,79 @@ func TestTwoPipelinesAtOnePosition(t *testing.T) {
 	l.record(1, false)
 	for _, view := range []string{"n_p", "n_q"} {
 		harness.Exec(t, url, "SELECT walrill.wait('"+view+"', '0/4', '20s')")
+	}
+}
+
+// A projector that is frozen while it fills a fold holds rows of that. The one that takes over does not wait for it.
+func TestFrozenFiller(t *testing.T) {
+	url := harness.Database(t, harness.SharedPostgres(t, harness.DefaultVersion))
+	l := newTape()
+	l.record(1, false)
+	frozen := counter(l, "p", url)
+	reached, wake := make(chan bool), make(chan bool)
+	count := frozen.opts.Views[0].Apply
+	frozen.opts.Views[0].Apply = func(ctx context.Context, tx Tx, events []event.Event) error {
+		err := count(ctx, tx, events)
+		select {
+		case reached <- true:
+		case <-wake:
+		}
+		<-wake
+		return err
+	}
+	start(t, frozen)
+	<-reached
+	start(t, counter(l, "p", url))
+	t.Cleanup(func() { close(wake) }) // before the projectors are stopped
+	harness.Exec(t, url, fmt.Sprintf("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND classid = %d AND granted", lockClass))
+	harness.Eventually(t, patience, "the other has filled the view", func() bool { return harness.Try(url, "SELECT walrill.wait('n_p', '0/2', '1ms')") == nil })
+}
+
+// Who is frozen in the middle of what it sends to the store is not idle for Postgres.
+func TestFrozenWhileItSends(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	url := harness.Database(t, harness.SharedPostgres(t, harness.DefaultVersion))
+	conn, err := connect(ctx, url, "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(ctx) //nolint:errcheck // a test
+	if _, err := conn.Exec(ctx, "SELECT pg_advisory_lock($1, hashtext('p')), pg_advisory_lock_shared(1)", lockClass); err != nil {
+		t.Fatal(err)
+	}
+	conn.PgConn().Frontend().SendParse(&pgproto3.Parse{Query: "SELECT 1"})
+	if err := conn.PgConn().Frontend().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	l := newTape()
+	l.record(1, false)
+	other := &session{projector: counter(l, "p", url)}
+	other.opts = &other.projector.opts
+	if other.conn, err = connect(ctx, url, "p"); err != nil {
+		t.Fatal(err)
+	}
+	defer other.conn.Close(ctx) //nolint:errcheck // a test
+	harness.Eventually(t, patience, "its session is ended", func() bool {
+		if _, _, err := other.watchHolder(ctx, 1, time.Now().Add(-time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		ok, err := other.tryLock(ctx)
+		return ok && err == nil
+	})
+}
+
+// Two pipelines whose names differ in a sign would share a schema.
+func TestPipelinesOfOneSchema(t *testing.T) {
+	url := harness.Database(t, harness.SharedPostgres(t, harness.DefaultVersion))
+	l := newTape()
+	l.record(1, false)
+	start(t, counter(l, "shop-eu", url))
+	harness.Eventually(t, patience, "the view is live", func() bool { return harness.Try(url, "SELECT walrill.wait('n_shop_eu', '0/2', '1ms')") == nil })
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	err := counter(l, "shop.eu", url).Run(ctx)
+	if err == nil || !strings.Contains(err.Error(), "pipeline shop-eu has the schema walrill_shop_eu of the view store already") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -170,6 +170,9 @@ func (p *shapeParser) parse() {
 			break
 		}
 	}
+	if t := p.peek(); p.shape.refused == "" && t.text != "" && !t.is("WHERE") && !t.is("GROUP") && !t.is("HAVING") && !t.is("ORDER") {
+		p.shape.refused = "its FROM is not plain"
+	}
 	if p.shape.refused == "" && p.take("WHERE") {
 		p.conditions(p.expression("GROUP", "HAVING", "ORDER", "WINDOW"), "INNER")
 	}
@@ -357,24 +360,18 @@ func (p *shapeParser) joinConditions(expr []token, kind string, _, right []strin
 }
 
 // edge adds a condition in the directions in which it can be followed: from a table that may
-// be missing from a row to the one that is there for it, never the other way.
+// be missing from a row to the one that is there for it, never the other way. What the ON of an outer join says of two tables that are
+// there without a match holds in no other rows.
 func (p *shapeParser) edge(kind string, c condition, right []string) {
 	back := c
 	back.from, back.to = c.to, c.from
-	fromRight := contains(right, c.from.alias)
-	switch kind {
-	case "INNER":
-		p.shape.edges = append(p.shape.edges, c, back)
-	case "LEFT":
-		if !fromRight {
-			c = back
+	may := func(alias string) bool { // be missing, and then the condition need not hold
+		return kind == "INNER" || kind != "FULL" && contains(right, alias) == (kind == "LEFT")
+	}
+	for _, e := range []condition{c, back} {
+		if may(e.from.alias) {
+			p.shape.edges = append(p.shape.edges, e)
 		}
-		p.shape.edges = append(p.shape.edges, c)
-	case "RIGHT":
-		if fromRight {
-			c = back
-		}
-		p.shape.edges = append(p.shape.edges, c)
 	}
 }
 

@@ -21,6 +21,9 @@ var installSQL string
 // lockClass is the first half of the advisory lock that says which pipeline a session keeps; walrill.wait knows it.
 const lockClass = 2002875506
 
+// sessionName is how a session is called in pg_stat_activity.
+func sessionName(name string) string { return "walrill views " + name }
+
 // connect opens a session of the store.
 func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(url)
@@ -28,7 +31,7 @@ func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 		return nil, &SetupError{Problem: "the URL of the view store cannot be read", Err: err}
 	}
 	for key, value := range map[string]string{
-		"application_name":                    "walrill views " + name,
+		"application_name":                    sessionName(name),
 		"timezone":                            "UTC",
 		"datestyle":                           "ISO, MDY",
 		"intervalstyle":                       "postgres",
@@ -87,6 +90,25 @@ const (
 	frozenFor = 15 * time.Second
 )
 
+// alone makes sure that no other pipeline has the schema of this one: their names may differ in a sign only.
+func (s *session) alone(ctx context.Context) error {
+	rows, err := s.conn.Query(ctx, "SELECT pipeline FROM walrill.pipelines WHERE pipeline <> $1", s.opts.Pipeline)
+	if err != nil {
+		return fmt.Errorf("read the pipelines of the view store: %w", err)
+	}
+	others, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("read the pipelines of the view store: %w", err)
+	}
+	for _, other := range others {
+		if mirrorSchema(other) == mirrorSchema(s.opts.Pipeline) {
+			return &SetupError{Problem: fmt.Sprintf("pipeline %s has the schema %s of the view store already, which pipeline %s would have, too", other, mirrorSchema(other), s.opts.Pipeline),
+				Fix: "give one of them another name, or a store of its own"}
+		}
+	}
+	return nil
+}
+
 // lead waits until this session has the lock, and raises the fence.
 func (s *session) lead(ctx context.Context) error {
 	var behind time.Time // since when the holder does not follow the watermark
@@ -110,7 +132,12 @@ func (s *session) lead(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err := s.conn.Exec(ctx, "INSERT INTO walrill.pipelines (pipeline) VALUES ($1) ON CONFLICT DO NOTHING", s.opts.Pipeline)
+	// Fillers of one who is frozen would have ours wait for their transactions.
+	_, err := s.conn.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND usename = current_user AND application_name = $1",
+		sessionName(fillName(s.opts.Pipeline)))
+	if err == nil {
+		_, err = s.conn.Exec(ctx, "INSERT INTO walrill.pipelines (pipeline) VALUES ($1) ON CONFLICT DO NOTHING", s.opts.Pipeline)
+	}
 	if err == nil {
 		err = s.conn.QueryRow(ctx, "UPDATE walrill.pipelines SET fence = fence + 1 WHERE pipeline = $1 RETURNING fence", s.opts.Pipeline).Scan(&s.fence)
 	}
@@ -120,13 +147,14 @@ func (s *session) lead(ctx context.Context) error {
 	return nil
 }
 
-// watchHolder ends the session of a holder that is frozen: that idles for long although the watermark is above its position.
+// watchHolder ends the session of a holder that is frozen: that idles for long although the watermark is above its position, also in
+// the middle of what it sends.
 func (s *session) watchHolder(ctx context.Context, reached uint64, behind time.Time) (uint64, time.Time, error) {
 	var pid int32
 	var idle float64
 	var shown int64
 	err := s.conn.QueryRow(ctx, `
-		SELECT a.pid, CASE WHEN a.state LIKE 'idle%' THEN extract(epoch FROM clock_timestamp() - a.state_change) ELSE 0 END::float8,
+		SELECT a.pid, CASE WHEN a.state LIKE 'idle%' OR a.wait_event_type = 'Client' THEN extract(epoch FROM clock_timestamp() - a.state_change) ELSE 0 END::float8,
 		       coalesce((SELECT max((p.classid::bigint << 32) | p.objid::bigint) FROM pg_locks p WHERE p.pid = o.pid AND p.locktype = 'advisory' AND p.objsubid = 1), 0)
 		FROM pg_locks o JOIN pg_stat_activity a ON a.pid = o.pid
 		WHERE o.locktype = 'advisory' AND o.objsubid = 2 AND o.classid = $1 AND o.objid::bigint = (hashtext($2)::bigint & 4294967295) AND o.granted

@@ -339,6 +339,9 @@ func (m *mirror) indexes(ctx context.Context, tx pgx.Tx) error {
 	return nil
 }
 
+// retryRows has rows that were set aside before tried again.
+const retryRows = "UPDATE walrill.parked SET retry = true WHERE pipeline = $1 AND view = $2 AND row IS NOT NULL AND parked_at < now()"
+
 // swap puts a filled mirror in the place of the one in use.
 func (s *session) swap(ctx context.Context, tx pgx.Tx, m *mirror) error {
 	live := newMirror(s.opts, m.mirrorDef, false)
@@ -362,8 +365,8 @@ func (s *session) swap(ctx context.Context, tx pgx.Tx, m *mirror) error {
 		if err := tryExec(ctx, tx, "ANALYZE "+live.table); err != nil {
 			return err
 		}
-		// Rows that the one before refused came with the backfill.
-		if _, err := tx.Exec(ctx, "DELETE FROM walrill.parked WHERE pipeline = $1 AND view = $2 AND row IS NOT NULL", s.opts.Pipeline, m.Name); err != nil {
+		// Rows that the one before refused came with the backfill, and those that this one refused did not.
+		if _, err := tx.Exec(ctx, retryRows, s.opts.Pipeline, m.Name); err != nil {
 			return err
 		}
 	}
@@ -388,14 +391,22 @@ func (s *session) swapView(ctx context.Context, tx pgx.Tx, m, live *mirror) erro
 		return err
 	}
 	q := newQuery(s.opts, m.Name, def)
-	come, err := tx.Exec(ctx, q.upsertFrom(m.table))
+	var come int64
+	refused, err := s.carefully(ctx, func() error {
+		tag, err := tx.Exec(ctx, q.upsertFrom(m.table))
+		come = tag.RowsAffected()
+		return err
+	})
+	if err == nil && refused != nil {
+		come, err = s.bringCarefully(ctx, tx, m, live)
+	}
 	if err != nil {
 		return err
 	}
 	if err := tryExec(ctx, tx, "DROP TABLE "+m.table); err != nil {
 		return err
 	}
-	return s.live(ctx, tx, v, def, gone.RowsAffected()+come.RowsAffected())
+	return s.live(ctx, tx, v, def, gone.RowsAffected()+come)
 }
 
 // live notes that a view is right from here on.
@@ -410,8 +421,12 @@ func (s *session) live(ctx context.Context, tx pgx.Tx, v *viewRow, def *definiti
 	}
 	_, err = tx.Exec(ctx, `UPDATE walrill.views SET previous = CASE WHEN definition IS DISTINCT FROM $2::jsonb THEN coalesce(definition, previous) ELSE previous END,
 		definition = $2::jsonb, state = 'live', error = '', answer = $3, live_since = coalesce(live_since, now()) WHERE name = $1`, v.name, string(text), answer)
+	forget := "DELETE FROM walrill.parked WHERE pipeline = $1 AND view = $2 AND parked_at < now()" // but not what was refused just now
+	if def.Kind == "mirror" {
+		forget = retryRows
+	}
 	if err == nil {
-		_, err = tx.Exec(ctx, "DELETE FROM walrill.parked WHERE pipeline = $1 AND view = $2", s.opts.Pipeline, v.name)
+		_, err = tx.Exec(ctx, forget, s.opts.Pipeline, v.name)
 	}
 	s.opts.Log.Info("a view is complete", "view", v.name, "position", clock(s.pos.read), "rows", rows)
 	return err

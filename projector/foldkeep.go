@@ -255,6 +255,9 @@ func (s *session) newFilling(ctx context.Context, fl *filler) error {
 				return err
 			}
 		}
+		if err := copyChecks(ctx, tx, qualified(s.opts.Schema, fl.view), table); err != nil {
+			return err
+		}
 		for _, from := range []string{"walrill.parked", "walrill.parked_events"} {
 			if _, err := tx.Exec(ctx, "DELETE FROM "+from+" WHERE pipeline = $1 AND view = $2", s.opts.Pipeline, fillName(fl.view)); err != nil {
 				return err
@@ -265,6 +268,26 @@ func (s *session) newFilling(ctx context.Context, fl *filler) error {
 				epoch = excluded.epoch, lsn = excluded.lsn, seqs = '{}'`, s.opts.Pipeline, fl.view, string(text), fl.request, s.fence, int32(epoch), int64(lsn))
 		return err
 	})
+}
+
+// copyChecks gives a table the CHECK constraints that somebody has put on another, so that it refuses the same events. One that does not fit
+// its columns is left out.
+func copyChecks(ctx context.Context, tx pgx.Tx, from, to string) error {
+	rows, err := tx.Query(ctx, "SELECT format('ALTER TABLE %s ADD CONSTRAINT %I %s', $2::text, conname, pg_get_constraintdef(oid)) FROM pg_constraint WHERE conrelid = to_regclass($1) AND contype = 'c' ORDER BY conname", from, to)
+	if err != nil {
+		return err
+	}
+	list, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	for _, sql := range list {
+		err := pgx.BeginFunc(ctx, tx, func(sub pgx.Tx) error { return tryExec(ctx, sub, sql) })
+		if err != nil && !isDefinitionError(err) {
+			return err
+		}
+	}
+	return nil
 }
 
 // lookAfterFiller tells of a filler that failed, and takes over from one that is close.
@@ -298,7 +321,7 @@ func (s *session) fillFailed(ctx context.Context, v *viewRow, fl *filler, cause 
 		problem = "it cannot be filled: " + reason(cause)
 	}
 	s.failed[v.name] = time.Now()
-	if _, open := v.asked(); open && fl.hole() != "" {
+	if _, open := v.asked(); open && (fl.hole() != "" || isDataError(cause)) {
 		if err := s.refuseRequest(ctx, v, problem); err != nil {
 			return err
 		}
@@ -351,6 +374,10 @@ func (s *session) takeOver(ctx context.Context, v *viewRow, fl *filler) error {
 		}
 		return s.endFilling(ctx, tx, v.name, filled)
 	})
+	if isDataError(err) {
+		// What somebody has asked of the view's table refuses a row. Everything else goes on.
+		return s.fillFailed(ctx, v, fl, err)
+	}
 	if err != nil {
 		return fmt.Errorf("take over view %s: %w", v.name, err)
 	}

@@ -224,21 +224,26 @@ func (s *session) pendingBuilds(done []*mirror) []build {
 // buildEvery is how often a view is tried again whose SQL fails on the rows that there are.
 const buildEvery = 10 * time.Second
 
-// buildView computes a view as a whole. When its SQL fails on the rows that there are, that is told and tried again later.
+// buildView computes a view as a whole, without the rows that are refused. When its SQL fails whatever the rows, that is told and tried
+// again later.
 func (s *session) buildView(ctx context.Context, tx pgx.Tx, b build) (ok bool, err error) {
-	sub, err := tx.Begin(ctx)
-	if err != nil {
-		return false, err
+	q := newQuery(s.opts, b.view.name, b.def)
+	var rows int64
+	err = pgx.BeginFunc(ctx, tx, func(sub pgx.Tx) (err error) {
+		rows, err = q.build(ctx, sub, s.opts, b.view.def)
+		return err
+	})
+	if isDataError(err) {
+		err = pgx.BeginFunc(ctx, tx, func(sub pgx.Tx) (err error) {
+			rows, err = s.buildCarefully(ctx, sub, q, b.view.def)
+			return err
+		})
 	}
-	rows, err := newQuery(s.opts, b.view.name, b.def).build(ctx, sub, s.opts, b.view.def)
-	if err != nil {
-		if rollback := sub.Rollback(ctx); rollback != nil || !isDefinitionError(err) {
-			return false, fmt.Errorf("build view %s: %w", b.view.name, err)
-		}
+	if isDefinitionError(err) {
 		return false, s.buildFailed(ctx, tx, b, err)
 	}
-	if err := sub.Commit(ctx); err != nil {
-		return false, err
+	if err != nil {
+		return false, fmt.Errorf("build view %s: %w", b.view.name, err)
 	}
 	if kind, open := b.view.asked(); open && kind == Rollback {
 		if _, err := tx.Exec(ctx, "UPDATE walrill.views SET pinned = true WHERE name = $1", b.view.name); err != nil {

@@ -49,8 +49,8 @@ type Mapper interface {
 
 // Sweeper deletes rows of outboxes whose events are durable, beside the run loop, whose goroutine alone calls it.
 type Sweeper interface {
-	// See is shown a row that may go once what committed at commit is durable.
-	See(c *change.Change, commit change.LSN)
+	// See is shown a row that may go once its transaction is durable.
+	See(c *change.Change, tx *change.Tx)
 	// Durable says that what committed before a position is durable, and returns up to where that may be confirmed: as long as a
 	// row is there, not beyond its commit.
 	Durable(change.LSN) change.LSN

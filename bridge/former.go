@@ -76,7 +76,7 @@ func (f *former) skip(table *change.Relation) (bool, error) {
 // behind, which may be amid a transaction: it may have stopped there, at a change that this one was made for.
 func (s *session) repeat(ctx context.Context, c *change.Change) (skip bool, err error) {
 	f := s.former
-	last, behind := s.clock(s.commit) == f.until.Commit, f.reached.Compare(f.until) >= 0
+	last, behind := s.clock(s.tx.CommitLSN) == f.until.Commit, f.reached.Compare(f.until) >= 0
 	if last && behind && !f.skipped {
 		return false, s.leave(ctx)
 	}

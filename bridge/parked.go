@@ -102,7 +102,7 @@ func (s *session) resolve(ctx context.Context, content []byte) error {
 	if err := s.published(ctx); err != nil {
 		return err
 	}
-	entries, err := s.parkedBefore(ctx, s.clock(s.commit))
+	entries, err := s.parkedBefore(ctx, s.clock(s.tx.CommitLSN))
 	if err != nil {
 		return err
 	}

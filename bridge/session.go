@@ -29,12 +29,12 @@ type session struct {
 	highest event.Position // of the highest entry that a stream had when it was met
 	// complete: entries of transactions that committed below this clock are all there.
 	complete uint64
-	skipping bool       // the present transaction is one of them
-	former   *former    // not nil as long as what another mapping has published in part is repeated
-	inside   bool       // of a transaction
-	commit   change.LSN // of the present transaction
-	lock     Repair     // this instance repairs, or has just repaired
-	repaired bool       // the slot was made anew for streams that it leaves a gap in
+	skipping bool      // the present transaction is one of them
+	former   *former   // not nil as long as what another mapping has published in part is repeated
+	inside   bool      // of a transaction
+	tx       change.Tx // the present transaction, as it began
+	lock     Repair    // this instance repairs, or has just repaired
+	repaired bool      // the slot was made anew for streams that it leaves a gap in
 	// left is where the timeline was left that the streams come from, 0 when it goes on.
 	left change.LSN
 
@@ -250,7 +250,7 @@ func (s *session) run(ctx context.Context) error {
 		}
 	}
 	if s.inside { // its part would have to be repeated by the same mapping, which may be changed before the next start
-		s.pub.Rewind(s.clock(s.commit))
+		s.pub.Rewind(s.clock(s.tx.CommitLSN))
 	}
 	return s.drain()
 }
@@ -283,7 +283,7 @@ func (s *session) step(ctx context.Context) error {
 		// be others by now, and would count its entries differently.
 		s.inside, s.skipping = true, s.clock(item.Tx.CommitLSN) < s.complete
 		s.mapper.Begin(item.Tx)
-		s.commit = item.Tx.CommitLSN
+		s.tx = item.Tx
 	case change.ItemCommit:
 		s.seen.transactions++
 		if !s.skipping {
@@ -330,7 +330,7 @@ func (s *session) change(ctx context.Context, c *change.Change) error {
 	}
 	s.seen.changes++
 	if s.sweeper != nil && s.mapper.Consumed(c) {
-		s.sweeper.See(c, s.commit)
+		s.sweeper.See(c, &s.tx)
 	}
 	return s.append(ctx, events)
 }
@@ -346,8 +346,8 @@ func (s *session) seeAgain(changes []change.Change) {
 		if c.Op != change.Insert || !s.mapper.Consumed(c) {
 			continue
 		}
-		if since, ok := s.meta.Outboxes[c.Relation.String()]; ok && since <= s.clock(s.commit) {
-			s.sweeper.See(c, s.commit)
+		if since, ok := s.meta.Outboxes[c.Relation.String()]; ok && since <= s.clock(s.tx.CommitLSN) {
+			s.sweeper.See(c, &s.tx)
 		}
 	}
 }
@@ -392,11 +392,11 @@ func (s *session) giveKey(ctx context.Context, n needsKey) error {
 // transaction nothing is, as far as it is in our hands still.
 func (s *session) refuse(ctx context.Context, err error) error {
 	var old stale
-	if at := s.clock(s.commit); errors.As(err, &old) && old.Stale() && s.bridge.stale != at {
+	if at := s.clock(s.tx.CommitLSN); errors.As(err, &old) && old.Stale() && s.bridge.stale != at {
 		s.bridge.stale = at
 		return err
 	}
-	s.pub.Rewind(s.clock(s.commit))
+	s.pub.Rewind(s.clock(s.tx.CommitLSN))
 	s.bridge.status.enter(StateStopping, err)
 	if e := s.meanwhile(ctx, s.pub.Drain); e != nil {
 		if ctx.Err() == nil {

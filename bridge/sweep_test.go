@@ -19,7 +19,8 @@ type fakeSweeper struct {
 	closed bool
 }
 
-func (s *fakeSweeper) See(_ *change.Change, commit change.LSN) {
+func (s *fakeSweeper) See(_ *change.Change, tx *change.Tx) {
+	commit := tx.CommitLSN
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.rows = append(s.rows, commit)
@@ -103,7 +104,7 @@ func TestRunShowsRowsOfEarlierSessions(t *testing.T) {
 		{event.Meta{Mapping: "now", Since: 150, Outboxes: map[string]uint64{"public.outbox": 120, "x": 1}}, 200, 1}, // x is none any more
 	} {
 		sweeper := &fakeSweeper{}
-		s := &session{bridge: New(Options{}), mapper: fakeMapper{}, sweeper: sweeper, commit: 199, meta: c.meta}
+		s := &session{bridge: New(Options{}), mapper: fakeMapper{}, sweeper: sweeper, tx: change.Tx{CommitLSN: 199}, meta: c.meta}
 		s.mapBy("now", c.since)
 		s.seeAgain([]change.Change{{Op: change.Insert, Relation: rel}, {Op: change.Update, Relation: rel}})
 		if len(sweeper.rows) != c.want {

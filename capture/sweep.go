@@ -39,14 +39,16 @@ type Sweeper struct {
 type sweepable struct {
 	rel    *change.Relation
 	commit change.LSN
+	xid    uint32   // of its transaction
 	key    []string // values of the primary key's columns
 }
 
 const (
-	sweepRows      = 1000     // in one statement
-	sweepMemory    = 64 << 20 // for rows that wait
-	sweepOverhead  = 80       // bytes of a row beside its key
-	sweepLock      = "5s"     // how long a statement waits for a row that somebody has locked
+	sweepRows      = 1000                   // in one statement
+	sweepMemory    = 64 << 20               // for rows that wait
+	sweepOverhead  = 80                     // bytes of a row beside its key
+	sweepLock      = "5s"                   // how long a statement waits for a row that somebody has locked
+	sweepUnseen    = 100 * time.Millisecond // until it is looked again whether a transaction is visible
 	firstSweepWait = 500 * time.Millisecond
 	lastSweepWait  = 30 * time.Second
 )
@@ -72,15 +74,15 @@ func (w *Sweeper) Err() error {
 	return w.err
 }
 
-// See is shown a row, of a table with a primary key, that may go once what committed at commit is durable.
-func (w *Sweeper) See(c *change.Change, commit change.LSN) {
+// See is shown a row, of a table with a primary key, that may go once its transaction is durable.
+func (w *Sweeper) See(c *change.Change, tx *change.Tx) {
 	if w.rel != c.Relation {
 		w.rel, w.keys = c.Relation, nil
 		for _, name := range c.Relation.PrimaryKey {
 			w.keys = append(w.keys, c.Relation.Column(name))
 		}
 	}
-	row := sweepable{rel: c.Relation, commit: commit, key: make([]string, len(w.keys))}
+	row := sweepable{rel: c.Relation, commit: tx.CommitLSN, xid: tx.XID, key: make([]string, len(w.keys))}
 	size := sweepOverhead
 	for i, column := range w.keys {
 		row.key[i] = string(c.New[column].Data)
@@ -91,13 +93,13 @@ func (w *Sweeper) See(c *change.Change, commit change.LSN) {
 	if len(row.key) == 0 || w.size+size > sweepMemory {
 		if !w.left {
 			w.left = true
-			w.source.opts.Log.Warn("outbox rows stay: too many wait to be deleted, or their table has no primary key", "table", c.Relation.String(), "from", commit,
+			w.source.opts.Log.Warn("outbox rows stay: too many wait to be deleted, or their table has no primary key", "table", c.Relation.String(), "from", tx.CommitLSN,
 				"fix", "delete them by hand when the pipeline has passed them: their events are published")
 		}
 		return
 	}
 	w.rows, w.size = append(w.rows, row), w.size+size
-	if commit < w.durable {
+	if tx.CommitLSN < w.durable {
 		w.look()
 	}
 }
@@ -177,7 +179,14 @@ func (w *Sweeper) run(ctx context.Context) {
 		}
 		retry = nil
 		for rows := w.batch(); len(rows) > 0; rows = w.batch() {
-			err := w.delete(ctx, &conn, rows)
+			rows, err := w.visible(ctx, &conn, rows)
+			if err == nil {
+				err = w.delete(ctx, conn, rows)
+			}
+			if err == nil && len(rows) == 0 {
+				retry = time.After(sweepUnseen)
+				break
+			}
 			switch {
 			case ctx.Err() != nil:
 				return
@@ -201,20 +210,37 @@ func (w *Sweeper) run(ctx context.Context) {
 	}
 }
 
-// delete deletes rows of one table. What Postgres refuses for good about single rows is told, and they stay.
-func (w *Sweeper) delete(ctx context.Context, conn **pgx.Conn, rows []sweepable) error {
+// visible are the first of the rows, as many as a statement sees from now on. A transaction can be here, and its events in the sink, before
+// others see what it did: a DELETE would find nothing then.
+func (w *Sweeper) visible(ctx context.Context, conn **pgx.Conn, rows []sweepable) ([]sweepable, error) {
 	if *conn == nil || (*conn).IsClosed() {
 		c, err := w.source.connectCancelling(ctx)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		*conn = c
 		if _, err := c.Exec(ctx, "SET lock_timeout = '"+sweepLock+"'"); err != nil {
-			return fmt.Errorf("delete outbox rows: %w", err)
+			return nil, fmt.Errorf("delete outbox rows: %w", err)
 		}
 	}
+	snap, err := currentSnapshot(ctx, *conn)
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	for n < len(rows) && snap.sees(rows[n].xid) {
+		n++
+	}
+	return rows[:n], nil
+}
+
+// delete deletes rows of one table. What Postgres refuses for good about single rows is told, and they stay.
+func (w *Sweeper) delete(ctx context.Context, conn *pgx.Conn, rows []sweepable) error {
+	if len(rows) == 0 {
+		return nil
+	}
 	rel := rows[0].rel
-	table, err := sweptName(ctx, *conn, rel)
+	table, err := sweptName(ctx, conn, rel)
 	if err != nil || table == "" { // dropped, and its rows with it
 		return err
 	}
@@ -228,7 +254,7 @@ func (w *Sweeper) delete(ctx context.Context, conn **pgx.Conn, rows []sweepable)
 	for i := range columns {
 		args[i] = columns[i]
 	}
-	_, err = (*conn).Exec(ctx, sweepSQL(table, rel), args...)
+	_, err = conn.Exec(ctx, sweepSQL(table, rel), args...)
 	switch code := pgCode(err); {
 	case err == nil:
 		return nil

@@ -95,11 +95,17 @@ func follow(ctx context.Context, w io.Writer, bar *rebuildBar, view, action stri
 	return nil
 }
 
+// keeperPause is how long nobody may keep the views before it is believed: a daemon that begins anew is back within that.
+const keeperPause = 3 * time.Second
+
 // awaitRebuild returns the answer when there is one, or when nobody is there to give one.
 func awaitRebuild(ctx context.Context, bar *rebuildBar, ask func(context.Context) (projector.Answer, error)) (projector.Answer, error) {
-	for {
+	for kept := time.Now(); ; {
 		answer, err := ask(ctx)
-		if err != nil || answer.Failed != "" || answer.Done || !answer.Kept {
+		if answer.Kept {
+			kept = time.Now()
+		}
+		if err != nil || answer.Failed != "" || answer.Done || time.Since(kept) > keeperPause {
 			return answer, err
 		}
 		bar.show(ctx)

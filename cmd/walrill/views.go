@@ -136,7 +136,7 @@ func (f *feeds) open(ctx context.Context, streams []string, after event.Position
 		var loss *consumer.LossError
 		switch {
 		case err == nil:
-			return r, nil
+			return &tailed{Reader: r, client: f.client, pipeline: f.pipeline, streams: streams, log: f.log, start: after, last: map[string]event.Position{}}, nil
 		case !errors.As(err, &loss):
 			return nil, err
 		case time.Now().After(deadline):

@@ -23,13 +23,13 @@ demo: install build ## run the demo on servers of its own (KEEP=1 leaves them ru
 test: ## go vet, then all tests with the race detector
 	@scripts/install $(PG_VERSIONS)
 	go vet ./...
-	go test -race -timeout 20m $(TESTFLAGS) ./...
+	go test -race -timeout 40m $(TESTFLAGS) ./...
 
 test-matrix: ## the scenario tests on each Postgres of PG_VERSIONS
 	@scripts/install $(PG_VERSIONS)
 	@failed=; for v in $(PG_VERSIONS); do \
 	  echo "== Postgres $$v"; \
-	  WALRILL_PG=$$v go test -timeout 20m $(TESTFLAGS) ./bridge/... ./cmd/... || failed="$$failed $$v"; \
+	  WALRILL_PG=$$v go test -timeout 40m $(TESTFLAGS) ./bridge/... ./cmd/... || failed="$$failed $$v"; \
 	done; [ -z "$$failed" ] || { echo "failed on Postgres$$failed"; exit 1; }
 
 bench: install ## measure walrill and the limits beside it, and print ratios

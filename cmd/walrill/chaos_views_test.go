@@ -31,6 +31,8 @@ CREATE TABLE customers (id int PRIMARY KEY, name text);
 CREATE TABLE orders (id int PRIMARY KEY, customer_id int, status text);
 CREATE TABLE order_items (id int PRIMARY KEY, order_id int, qty int, price numeric(10,2), note text);
 CREATE TABLE moves (id bigserial, purse int, amount int NOT NULL, PRIMARY KEY (purse, id));
+CREATE FUNCTION link(text, bigint) RETURNS text LANGUAGE sql AS 'SELECT md5($1 || $2)';
+CREATE AGGREGATE links(bigint) (SFUNC = link, STYPE = text, INITCOND = '');
 INSERT INTO customers SELECT i, 'customer ' || i FROM generate_series(1, 10) i;
 INSERT INTO orders SELECT i, 1 + i % 12, 'new' FROM generate_series(1, 30) i;
 INSERT INTO order_items SELECT i, 1 + i % 35, i % 4, i * 1.25, 'note' FROM generate_series(1, 80) i;`
@@ -57,10 +59,7 @@ const foldedMoves = `  purses:
           total = purses.total + excluded.total, moves = purses.moves + 1, last = excluded.last, chain = md5(purses.chain || :data.id)
 `
 
-const foldedWant = `WITH RECURSIVE m AS (SELECT purse, id, amount, row_number() OVER (PARTITION BY purse ORDER BY id) AS n FROM moves),
-	c AS (SELECT purse, n, amount::bigint AS total, id, md5(id::text) AS chain FROM m WHERE n = 1
-		UNION ALL SELECT m.purse, m.n, c.total + m.amount, m.id, md5(c.chain || m.id) FROM c JOIN m ON m.purse = c.purse AND m.n = c.n + 1)
-	SELECT DISTINCT ON (purse) purse, total, n::int AS moves, id AS last, chain FROM c ORDER BY purse, n DESC`
+const foldedWant = `SELECT purse, sum(amount)::bigint AS total, count(*)::int AS moves, max(id) AS last, links(id ORDER BY id) AS chain FROM moves GROUP BY purse`
 
 // viewRig is a source, a store and a Redis, with a workload and daemons.
 type viewRig struct {

@@ -31,11 +31,16 @@ func TestInitRuns(t *testing.T) {
 		if name == "empty" {
 			continue
 		}
-		t.Run(name+" with all proposals", func(t *testing.T) {
-			file, url, output := initialise(t, pg, schema)
-			useProposals(t, file, url, output)
-			startsWith(t, file, url, "")
-		})
+		for with, kept := range map[string]*regexp.Regexp{
+			"rules":      regexp.MustCompile(`(?m)^    #aggregates:\n(      .*\n)*`), // which are in place of them
+			"aggregates": regexp.MustCompile(`(?m)^ *#(events:|- \{type).*\n`),
+		} {
+			t.Run(name+" with all proposals and "+with, func(t *testing.T) {
+				file, url, output := initialise(t, pg, schema)
+				useProposals(t, file, url, output, kept)
+				startsWith(t, file, url, "")
+			})
+		}
 	}
 }
 
@@ -60,14 +65,14 @@ func initialise(t *testing.T, pg *harness.Postgres, schema string) (file, url, o
 	return file, url, string(out)
 }
 
-// useProposals takes every proposal of the file, and runs the statements that init prints for them.
-func useProposals(t *testing.T, file, url, output string) {
+// useProposals takes every proposal of the file but for some, which it removes, and runs the statements that init prints for them.
+func useProposals(t *testing.T, file, url, output string, but *regexp.Regexp) {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	used := regexp.MustCompile(`(?m)^( *)#([^ #])`).ReplaceAllString(string(text), "$1$2")
+	used := regexp.MustCompile(`(?m)^( *)#([^ #])`).ReplaceAllString(but.ReplaceAllString(string(text), ""), "$1$2")
 	if err := os.WriteFile(file, []byte(used), 0o600); err != nil {
 		t.Fatal(err)
 	}

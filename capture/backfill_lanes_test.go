@@ -114,7 +114,7 @@ func TestBackfillSideBySideAltered(t *testing.T) {
 // is asked for once more, or it is cancelled, no place is lost and no connection left.
 func TestBackfillLockedSideBySide(t *testing.T) {
 	url := harness.Database(t, harness.SharedPostgres(t, 0))
-	harness.Exec(t, url, `CREATE TABLE t (id int PRIMARY KEY, x text)`, `INSERT INTO t SELECT i, 'x' FROM generate_series(1, 6000) i`,
+	harness.Exec(t, url, `CREATE TABLE t (id int PRIMARY KEY, x text)`, `INSERT INTO t SELECT i, 'x' FROM generate_series(1, 60000) i`,
 		`CREATE TABLE other (id int PRIMARY KEY)`, `INSERT INTO other VALUES (1)`, `CREATE TABLE third (id int PRIMARY KEY)`, `INSERT INTO third VALUES (1)`)
 	f := follow(t, url, newStore(), BackfillOptions{ChunkRows: 50})
 	readers := func() string {

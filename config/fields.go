@@ -236,7 +236,7 @@ func missingSpace(n *node) string {
 
 // later are fields of the design that are not built yet: whoever writes one
 // has read about it, and is told so instead of being taken to have mistyped.
-var later = []string{"fold", "document", "emit", "consistency", "workers"}
+var later = []string{"consistency", "workers"}
 
 // unknown says what is wrong with a field that the mapping does not have,
 // and which of its fields was meant, if that can be guessed.

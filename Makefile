@@ -4,6 +4,9 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 PG_VERSIONS ?= 14 15 16 17 18
 TESTFLAGS ?=
+# With AGAIN=1, as in CI, up to three tests that fail are run once more, and named at the end: such a test is a fault to mend.
+AGAIN ?=
+gotest = $(if $(AGAIN),go tool gotestsum --format=standard-quiet --rerun-fails=1 --rerun-fails-max-failures=3 --packages="$(2)" -- $(1),go test $(1) $(2))
 
 .DEFAULT_GOAL := help
 .PHONY: help install build demo test test-matrix bench lint fmt clean
@@ -23,13 +26,13 @@ demo: install build ## run the demo on servers of its own (KEEP=1 leaves them ru
 test: ## go vet, then all tests with the race detector
 	@scripts/install $(PG_VERSIONS)
 	go vet ./...
-	go test -race -timeout 40m $(TESTFLAGS) ./...
+	$(call gotest,-race -timeout 40m $(TESTFLAGS),./...)
 
 test-matrix: ## the scenario tests on each Postgres of PG_VERSIONS
 	@scripts/install $(PG_VERSIONS)
 	@failed=; for v in $(PG_VERSIONS); do \
 	  echo "== Postgres $$v"; \
-	  WALRILL_PG=$$v go test -timeout 40m $(TESTFLAGS) ./bridge/... ./cmd/... || failed="$$failed $$v"; \
+	  WALRILL_PG=$$v $(call gotest,-timeout 40m $(TESTFLAGS),./bridge/... ./cmd/...) || failed="$$failed $$v"; \
 	done; [ -z "$$failed" ] || { echo "failed on Postgres$$failed"; exit 1; }
 
 bench: install ## measure walrill and the limits beside it, and print ratios

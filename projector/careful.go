@@ -1,9 +1,11 @@
 package projector
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -115,18 +117,21 @@ func (s *session) recomputeKeys(ctx context.Context, q *query, keys []string) er
 	return s.recomputeKeys(ctx, q, keys[n/2:])
 }
 
-// park sets a key aside with the reason. value is the row that a mirror could not take.
+// replacement stands in keys that are set aside where there is no character: a source whose encoding is none has such texts.
+var replacement = []byte("\uFFFD")
+
+// park sets a key aside with the reason. value is the row that a mirror could not take, which is kept if it is text.
 func (s *session) park(ctx context.Context, view string, key []byte, cause error, value []byte) error {
 	s.opts.Log.Warn("a row is refused: its key is set aside and stands still; `walrill parked list` shows it", "view", view, "key", string(key), "error", cause)
 	var row *string
-	if value != nil {
+	if value != nil && utf8.Valid(value) {
 		text := string(value)
 		row = &text
 	}
 	args := s.positionArgs(s.pos)
-	_, err := s.conn.Exec(ctx, `INSERT INTO walrill.parked (pipeline, view, key, error, row, epoch, lsn) VALUES ($1, $2, $3::jsonb, $4, $5::jsonb, $6, '0/0'::pg_lsn + $7::bigint::numeric)
+	_, err := s.conn.Exec(ctx, `INSERT INTO walrill.parked (pipeline, view, key, error, row, epoch, lsn) VALUES ($1, $2, $3::jsonb, $4, $5::json, $6, '0/0'::pg_lsn + $7::bigint::numeric)
 		ON CONFLICT (pipeline, view, key) DO UPDATE SET error = excluded.error, row = excluded.row, retry = false, epoch = excluded.epoch, lsn = excluded.lsn, parked_at = now()`,
-		s.opts.Pipeline, view, string(key), reason(cause), row, args[4], args[5])
+		s.opts.Pipeline, view, string(bytes.ToValidUTF8(key, replacement)), reason(cause), row, args[4], args[5])
 	if err != nil {
 		return fmt.Errorf("park a key of view %s: %w", view, err)
 	}

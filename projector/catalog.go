@@ -28,7 +28,7 @@ func ReadTables(ctx context.Context, url string, streams map[string]string) ([]T
 	var table string
 	var key []string
 	var c SourceColumn
-	_, err = pgx.ForEachRow(rows, []any{&table, &key, &c.Name, &c.Type, &c.Fallback, &c.Generated}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&table, &key, &c.Name, &c.Type, &c.Fallback, &c.Collation, &c.Generated}, func() error {
 		if n := len(tables); n == 0 || tables[n-1].Name != table {
 			tables = append(tables, Table{Name: table, Stream: streams[table], Key: key})
 			key = nil
@@ -55,6 +55,8 @@ const columnsSQL = `
 	            WHEN e.typtype = 'd' THEN format_type(e.typbasetype, e.typtypmod) || '[]'
 	            WHEN t.typtype = 'c' THEN 'jsonb' WHEN e.typtype = 'c' THEN 'jsonb[]'
 	            WHEN e.oid IS NOT NULL THEN 'text[]' ELSE 'text' END,
+	       CASE WHEN a.attcollation <> t.typcollation THEN (SELECT quote_ident(s.nspname) || '.' || quote_ident(l.collname)
+	             FROM pg_catalog.pg_collation l JOIN pg_catalog.pg_namespace s ON s.oid = l.collnamespace WHERE l.oid = a.attcollation) ELSE '' END,
 	       a.attgenerated <> ''
 	FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 	JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

@@ -188,7 +188,7 @@ func placeOf(commit, floor uint64, at time.Time, tx uint32) string {
 func columnList(d *definition) string {
 	parts := make([]string, len(d.Columns))
 	for i, c := range d.Columns {
-		parts[i] = quoteIdent(c) + " " + d.Types[i]
+		parts[i] = quoteIdent(c) + " " + d.columnSQL(i)
 	}
 	return strings.Join(parts, ", ")
 }

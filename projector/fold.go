@@ -13,6 +13,16 @@ type Column struct {
 	Name string `json:"name"` // in the source
 	As   string `json:"as"`   // in the mirror
 	Type string `json:"type"` // in the mirror
+
+	Collation string `json:"collation,omitempty"` // where it is not the type's own
+}
+
+// sql is a column's type as CREATE TABLE takes it.
+func (c *Column) sql() string {
+	if c.Collation == "" {
+		return c.Type
+	}
+	return c.Type + " COLLATE " + c.Collation
 }
 
 // row is the values of a mirror's columns as JSON; nil is a value that Postgres did not send.

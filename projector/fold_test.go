@@ -125,7 +125,7 @@ func (s *sourceTable) change(t *rapid.T) {
 func TestFoldFollowsTheSource(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		src := &sourceTable{rows: map[int][2]string{}}
-		columns := []Column{{"id", "id", "int"}, {"n", "n", "int"}, {"body", "body", "text"}}
+		columns := []Column{{Name: "id", As: "id", Type: "int"}, {Name: "n", As: "n", Type: "int"}, {Name: "body", As: "body", Type: "text"}}
 		f, mirror := newFold(columns, []string{"id"}), table{}
 		for src.commit = 1; src.commit <= 12; src.commit++ {
 			src.ordinal, src.seen = 0, nil
@@ -158,7 +158,7 @@ func TestFoldFollowsTheSource(t *testing.T) {
 
 // An entry without a column that a view uses is no NULL: the table was altered.
 func TestFoldMissesAColumn(t *testing.T) {
-	f := newFold([]Column{{"id", "id", "int"}, {"n", "n", "int"}}, []string{"id"})
+	f := newFold([]Column{{Name: "id", As: "id", Type: "int"}, {Name: "n", As: "n", Type: "int"}}, []string{"id"})
 	for data, want := range map[string]string{`{"id":1}`: "n", `{"n":1}`: "id"} {
 		err := f.add(&event.Event{Op: 'u', Table: "public.t", Data: []byte(data), Unchanged: []byte(`["other"]`)}, nil)
 		schema, ok := err.(*SchemaError)

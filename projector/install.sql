@@ -44,7 +44,7 @@ CREATE TABLE IF NOT EXISTS walrill.parked (
 	view text NOT NULL,
 	key jsonb NOT NULL,
 	error text NOT NULL,
-	row jsonb,                                      -- of a mirror: what it could not take
+	row json,                                       -- of a mirror: what it could not take
 	epoch int NOT NULL,
 	lsn pg_lsn NOT NULL,                            -- of the batch that it came with
 	parked_at timestamptz NOT NULL DEFAULT now(),

@@ -1,6 +1,7 @@
 package projector
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -61,9 +62,6 @@ func (m *mirror) statements(parked bool) []statement {
 	}
 	if keys := m.fold.deleted(); len(keys) > 0 {
 		list = append(list, statement{sql: m.deleteSQL(), args: []any{string(array(keys))}, rows: -1, mirror: m, values: keys})
-		if parked {
-			list = append(list, m.unpark(keys))
-		}
 	}
 	groups := m.fold.upserted()
 	for _, set := range sortedKeys(groups) {
@@ -77,16 +75,20 @@ func (m *mirror) statements(parked bool) []statement {
 		}
 		st.sql = m.upsertSQL(set)
 		list = append(list, st)
-		if parked {
-			list = append(list, m.unpark(rows))
-		}
+	}
+	if parked && len(m.fold.order) > 0 {
+		list = append(list, m.unpark())
 	}
 	return list
 }
 
-// unpark takes the keys of rows off the parking place, but those that have just been put there.
-func (m *mirror) unpark(rows [][]byte) statement {
-	return statement{rows: -1, args: []any{string(array(rows))}, sql: fmt.Sprintf(
+// unpark takes the keys of what was gathered off the parking place, but those that have just been put there.
+func (m *mirror) unpark() statement {
+	keys := make([][]byte, len(m.fold.order))
+	for i, c := range m.fold.order {
+		keys[i] = bytes.ToValidUTF8(c.key, replacement)
+	}
+	return statement{rows: -1, args: []any{string(array(keys))}, sql: fmt.Sprintf(
 		"DELETE FROM walrill.parked p USING jsonb_array_elements($1::jsonb) r WHERE p.view = %s AND p.key = %s AND p.parked_at < now()", literal(m.Name), m.jsonKey("r"))}
 }
 

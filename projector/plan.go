@@ -111,7 +111,7 @@ func (m *mirrorDef) columnNames() []string {
 func (m *mirrorDef) createSQL(table string) string {
 	parts := make([]string, len(m.Columns))
 	for i, c := range m.Columns {
-		parts[i] = quoteIdent(c.As) + " " + c.Type
+		parts[i] = quoteIdent(c.As) + " " + c.sql()
 	}
 	return fmt.Sprintf("CREATE TABLE %s (%s, PRIMARY KEY (%s))", table, strings.Join(parts, ", "), list("%s", m.keyAs()))
 }
@@ -121,7 +121,7 @@ func (m *mirrorDef) createSQL(table string) string {
 type planner struct {
 	conn   *pgx.Conn
 	tables []Table
-	types  map[string]bool // those that the store knows
+	types  map[string]bool // those that the store knows, and collations
 	events []EventType     // that the streams carry; nil when nobody says
 	near   suggest
 }
@@ -141,15 +141,19 @@ func newPlanner(ctx context.Context, conn *pgx.Conn, o *Options) (*planner, erro
 			return nil, err
 		}
 	}
-	var names []string
+	var names, collations []string
 	for _, t := range tables {
 		for _, c := range t.Columns {
 			names = append(names, c.Type)
+			if c.Collation != "" {
+				collations = append(collations, c.Collation)
+			}
 		}
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
-	rows, err := conn.Query(ctx, "SELECT n FROM unnest($1::text[]) n WHERE to_regtype(n) IS NOT NULL", names)
+	rows, err := conn.Query(ctx, `SELECT n FROM unnest($1::text[]) n WHERE to_regtype(n) IS NOT NULL
+		UNION ALL SELECT n FROM unnest($2::text[]) n WHERE to_regcollation(n) IS NOT NULL`, names, collations)
 	if err != nil {
 		return nil, fmt.Errorf("look up types in the view store: %w", err)
 	}
@@ -172,7 +176,11 @@ func (p *planner) column(c SourceColumn, as string) Column {
 	if !p.types[typ] || strings.HasPrefix(typ, "reg") { // regclass and the like name what the source's database has
 		typ = c.Fallback
 	}
-	return Column{Name: c.Name, As: as, Type: typ}
+	column := Column{Name: c.Name, As: as, Type: typ}
+	if typ == c.Type && p.types[c.Collation] {
+		column.Collation = c.Collation
+	}
+	return column
 }
 
 // plan makes the definition of a view.

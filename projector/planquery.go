@@ -124,7 +124,8 @@ func (q *queryPlan) shadow(ctx context.Context, name string, t *Table) error {
 	var parts []string
 	for _, c := range t.Columns {
 		if !c.Generated {
-			parts = append(parts, quoteIdent(c.Name)+" "+q.column(c, c.Name).Type)
+			column := q.column(c, c.Name)
+			parts = append(parts, quoteIdent(c.Name)+" "+column.sql())
 		}
 	}
 	if len(t.Key) > 0 {

@@ -59,6 +59,7 @@ type SourceColumn struct {
 	Name      string
 	Type      string // as format_type prints it, with an empty search path
 	Fallback  string // for a store that does not know the type
+	Collation string // with its schema, quoted; "" for the type's own
 	Generated bool   // not in the streams
 }
 

@@ -135,6 +135,14 @@ func reshape(ctx context.Context, tx pgx.Tx, o *Options, name, table string, def
 	return alter(ctx, tx, table, def, old)
 }
 
+// columnSQL is the type of a view's column: a mirror's has its collation, too.
+func (d *definition) columnSQL(i int) string {
+	if d.Kind == "mirror" {
+		return d.Mirrors[0].Columns[i].sql()
+	}
+	return d.Types[i]
+}
+
 func createTable(table string, def *definition) string {
 	return fmt.Sprintf("CREATE TABLE %s (%s, PRIMARY KEY (%s))", table, columnList(def), list("%s", def.Key))
 }
@@ -160,7 +168,7 @@ func tryExec(ctx context.Context, tx pgx.Tx, sql string) error {
 func alter(ctx context.Context, tx pgx.Tx, table string, def, old *definition) error {
 	typeOf := func(d *definition, c string) string {
 		if i := slices.Index(d.Columns, c); i >= 0 {
-			return d.Types[i]
+			return d.columnSQL(i)
 		}
 		return ""
 	}
@@ -173,8 +181,8 @@ func alter(ctx context.Context, tx pgx.Tx, table string, def, old *definition) e
 		}
 	}
 	for i, c := range def.Columns {
-		if typeOf(old, c) != def.Types[i] {
-			actions = append(actions, "ADD COLUMN "+quoteIdent(c)+" "+def.Types[i])
+		if typeOf(old, c) != def.columnSQL(i) {
+			actions = append(actions, "ADD COLUMN "+quoteIdent(c)+" "+def.columnSQL(i))
 		}
 	}
 	if len(actions) == 0 && !keyChanged {

@@ -123,8 +123,12 @@ func (v *verifier) prepareQuery(ctx context.Context, t *target) error {
 		}
 	}
 	t.onSource.from = "(" + sql + "\n) t"
+	made, err := v.madeOf(ctx, t.def.Types)
+	if err != nil {
+		return err
+	}
 	for i, c := range t.def.Columns {
-		here, there := canonical(c, t.def.Types[i], SourceColumn{Name: c, Type: t.def.Types[i]})
+		here, there := canonical(c, t.def.Types[i], SourceColumn{Name: c, Type: t.def.Types[i], Fallback: made[i]})
 		t.onSource.values, t.onStore.values = append(t.onSource.values, here), append(t.onStore.values, there)
 		t.columns, t.hidden = append(t.columns, c), append(t.hidden, hidden)
 	}
@@ -142,6 +146,20 @@ func (v *verifier) prepareQuery(ctx context.Context, t *target) error {
 		}
 	}
 	return nil
+}
+
+// madeOf are the types that domains of the store are made of; "" for any other type.
+func (v *verifier) madeOf(ctx context.Context, types []string) ([]string, error) {
+	rows, err := v.store.Query(ctx, `SELECT coalesce(format_type(t.typbasetype, t.typtypmod), '') FROM unnest($1::text[]) WITH ORDINALITY u(name, n)
+		LEFT JOIN pg_type t ON t.oid = to_regtype(u.name) AND t.typtype = 'd' ORDER BY u.n`, types)
+	if err != nil {
+		return nil, fmt.Errorf("look up types of the view store: %w", err)
+	}
+	made, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("look up types of the view store: %w", err)
+	}
+	return made, nil
 }
 
 // enter has the source find a query's tables.

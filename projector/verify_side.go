@@ -44,7 +44,7 @@ func (s *side) keyTexts() string {
 func (s *side) bounds(after, upto []string) (conditions string, args []any) {
 	all := slices.Clone(s.where)
 	for _, k := range s.key {
-		all = append(all, k+" IS NOT NULL")
+		all = append(all, k+" IS DISTINCT FROM NULL") // a composite of NULLs is a value
 	}
 	for _, end := range []struct {
 		operator string
@@ -163,10 +163,23 @@ func canonical(column string, stored string, source SourceColumn) (onSource, onS
 	if stored != source.Type && (source.Fallback == "text" || source.Fallback == "text[]") && stored == source.Fallback {
 		onSource += "::" + stored
 	}
-	if isJSON(stored) || isJSON(source.Fallback) || strings.HasSuffix(stored, "[]") || stored == "double precision" || stored == "real" {
+	kind := stored
+	if source.Fallback != "" && source.Fallback != "text" {
+		kind = source.Fallback // what a domain is made of
+	}
+	if kind == "json" || kind == "json[]" {
+		onSource, onStore = readable(onSource, kind), readable(onStore, kind)
+	}
+	if isJSON(stored) || isJSON(kind) || strings.HasSuffix(kind, "[]") || kind == "double precision" || kind == "real" {
 		return "nullif(to_jsonb(" + onSource + ")::text, 'null')", "nullif(to_jsonb(" + onStore + ")::text, 'null')"
 	}
 	return onSource + "::text", onStore + "::text"
+}
+
+// readable are values of type json that jsonb can take: it refuses the escapes of a NUL and of half a character, which json keeps as they are.
+func readable(column, typ string) string {
+	const refused = `'\\u(0000|[dD][89a-fA-F]..)'`
+	return fmt.Sprintf(`CASE WHEN %[1]s::text ~ %[2]s THEN regexp_replace(%[1]s::text, %[2]s, '\\uFFFE\1', 'g')::%[3]s ELSE (%[1]s)::%[3]s END`, column, refused, typ)
 }
 
 func isJSON(typ string) bool {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"sync/atomic"
 	"time"
@@ -30,8 +31,9 @@ type filler struct {
 	held  *event.Event // comes next
 	pos   uint64       // every event below is folded
 	seqs  map[string]uint64
-	open  bool // a transaction
-	again bool // an event was refused: find out which
+	open  bool    // a transaction
+	again bool    // an event was refused: find out which
+	kept  *filled // how far it is, of one that ends with its session; else the store has it
 
 	from   uint64        // where it began, in this session
 	limit  atomic.Uint64 // how far it may go
@@ -41,6 +43,12 @@ type filler struct {
 	stop    context.CancelFunc
 	done    chan struct{} // closed when it has ended
 	err     error         // why; read it after done
+}
+
+// filled is how far a filler is.
+type filled struct {
+	pos  uint64
+	seqs map[string]uint64
 }
 
 // fillSchema holds the tables of folds that are filled, under their plain names.
@@ -110,6 +118,11 @@ func (fl *filler) connect(ctx context.Context) (err error) {
 
 // load begins where the store has it.
 func (fl *filler) load(ctx context.Context) error {
+	if fl.kept != nil {
+		fl.pos, fl.seqs, fl.feed, fl.held = fl.kept.pos, maps.Clone(fl.kept.seqs), nil, nil
+		fl.f.events, fl.f.bytes = nil, 0
+		return nil
+	}
 	var epoch uint8
 	var lsn int64
 	var seqs string
@@ -129,27 +142,35 @@ func (fl *filler) load(ctx context.Context) error {
 // advance folds every event below limit, unless it is halted before.
 func (fl *filler) advance(ctx context.Context, limit uint64) error {
 	for fl.pos < limit && fl.reading.Err() == nil {
-		err := fl.batch(ctx, limit)
-		if err == nil {
-			continue
-		}
-		if fl.open {
-			fl.open = false
-			fl.conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") //nolint:errcheck // err says what is wrong
-		}
-		halted := fl.reading.Err() != nil && ctx.Err() == nil
-		if fl.again = !halted && !fl.again && isDataError(err); !fl.again && !halted {
-			return err
-		}
-		if err := fl.load(ctx); err != nil {
+		if err := fl.step(ctx, limit); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// batch gathers whole transactions and commits what is made of them.
-func (fl *filler) batch(ctx context.Context, limit uint64) error {
+// step folds one batch. When an event of it is refused the next step finds out which.
+func (fl *filler) step(ctx context.Context, limit uint64) error {
+	pos, err := fl.gather(ctx, limit)
+	if err == nil {
+		err = fl.commit(ctx, pos)
+	}
+	if err == nil {
+		return nil
+	}
+	if fl.open {
+		fl.open = false
+		fl.conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") //nolint:errcheck // err says what is wrong
+	}
+	halted := fl.reading.Err() != nil && ctx.Err() == nil
+	if fl.again = !halted && !fl.again && isDataError(err); !fl.again && !halted {
+		return err
+	}
+	return fl.load(ctx)
+}
+
+// gather takes whole transactions below limit, a batch of them, and says up to where. What grows large is applied.
+func (fl *filler) gather(ctx context.Context, limit uint64) (uint64, error) {
 	if fl.feed == nil {
 		after := event.Position{}
 		if fl.pos > 0 {
@@ -157,7 +178,7 @@ func (fl *filler) batch(ctx context.Context, limit uint64) error {
 		}
 		var err error
 		if fl.feed, err = fl.opts.open(fl.reading, fl.def.Fold.Streams, after); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	var last uint64
@@ -165,16 +186,16 @@ func (fl *filler) batch(ctx context.Context, limit uint64) error {
 		e, ok, err := fl.next()
 		switch {
 		case err != nil:
-			return err
+			return 0, err
 		case !ok:
-			return fl.commit(ctx, min(fl.feed.Watermark(), limit))
+			return min(fl.feed.Watermark(), limit), nil
 		case e.Position.Commit >= limit || n >= maxBatch && e.Position.Commit > last:
 			fl.held = &e
-			return fl.commit(ctx, min(e.Position.Commit, limit))
+			return min(e.Position.Commit, limit), nil
 		}
 		last = e.Position.Commit
 		if err := fl.take(ctx, &e); err != nil {
-			return err
+			return 0, err
 		}
 	}
 }
@@ -224,6 +245,23 @@ func (fl *filler) commit(ctx context.Context, pos uint64) error {
 	if err := fl.f.flush(ctx, fl.conn, fl.again); err != nil {
 		return err
 	}
+	err := fl.save(ctx, pos)
+	if err == nil {
+		_, err = fl.conn.Exec(ctx, "COMMIT")
+	}
+	if err != nil {
+		return fmt.Errorf("fill view %s: %w", fl.view, err)
+	}
+	fl.open, fl.again, fl.pos = false, false, pos
+	return nil
+}
+
+// save notes how far it is, in the batch's transaction.
+func (fl *filler) save(ctx context.Context, pos uint64) error {
+	if fl.kept != nil {
+		fl.kept = &filled{pos, maps.Clone(fl.seqs)}
+		return nil
+	}
 	seqs, err := json.Marshal(fl.seqs)
 	if err != nil {
 		return err
@@ -234,14 +272,7 @@ func (fl *filler) commit(ctx context.Context, pos uint64) error {
 	if err == nil && tag.RowsAffected() != 1 {
 		err = errFenced
 	}
-	if err == nil {
-		_, err = fl.conn.Exec(ctx, "COMMIT")
-	}
-	if err != nil {
-		return fmt.Errorf("fill view %s: %w", fl.view, err)
-	}
-	fl.open, fl.again, fl.pos = false, false, pos
-	return nil
+	return err
 }
 
 // hole says why the view cannot be filled: events are missing. Empty when that is not why the filler ended.

@@ -45,6 +45,7 @@ type folding struct {
 	floor uint64 // no place is below
 
 	aside  map[string]bool // keys that are parked
+	apart  *apart          // of one that is folded again: what it leaves out; nil of a view that is kept
 	events []event.Event   // gathered
 	bytes  int
 }
@@ -95,7 +96,7 @@ func (f *folding) wants(e *event.Event) bool {
 
 // take gathers an event, if it is for the view.
 func (f *folding) take(e *event.Event) {
-	if f.wants(e) {
+	if f.wants(e) && !f.apart.leavesOut(e) {
 		f.events = append(f.events, *e)
 		f.bytes += len(e.Key) + len(e.Data) + len(e.Old) + 200
 	}

@@ -103,6 +103,9 @@ func (f *folding) keepAside(ctx context.Context, conn *pgx.Conn, events []event.
 }
 
 func (f *folding) keep(b *pgx.Batch, e *event.Event) error {
+	if f.apart != nil {
+		return nil
+	}
 	text, err := encodeKept(e)
 	if err != nil {
 		return err
@@ -114,6 +117,10 @@ func (f *folding) keep(b *pgx.Batch, e *event.Event) error {
 
 // park sets the key of an event aside, with the reason.
 func (f *folding) park(ctx context.Context, conn *pgx.Conn, e *event.Event, cause error) error {
+	if f.apart != nil {
+		f.apart.refused[string(e.Key)], f.aside[string(e.Key)] = reason(cause), true
+		return nil
+	}
 	f.log.Warn("an event is refused: its key is set aside, with all that follow it; `walrill parked list` shows it", "view", f.view, "key", string(e.Key), "event", e.Position, "error", cause)
 	text, err := encodeKept(e)
 	if err != nil {
@@ -136,6 +143,12 @@ func (f *folding) park(ctx context.Context, conn *pgx.Conn, e *event.Event, caus
 
 // retry applies what is parked of a key, as far as it goes, without its first event if that is to be left out.
 func (f *folding) retry(ctx context.Context, conn *pgx.Conn, key string, skip bool) error {
+	if skip { // a comparison must know
+		if _, err := conn.Exec(ctx, `INSERT INTO walrill.left_out SELECT pipeline, view, key, commit, ordinal FROM walrill.parked_events
+			WHERE pipeline = $1 AND view = $2 AND key = $3 ORDER BY commit, ordinal LIMIT 1 ON CONFLICT DO NOTHING`, f.pipeline, f.name, key); err != nil {
+			return fmt.Errorf("note what is left out of view %s: %w", f.view, err)
+		}
+	}
 	rows, err := conn.Query(ctx, `WITH gone AS (DELETE FROM walrill.parked_events WHERE pipeline = $1 AND view = $2 AND key = $3 RETURNING *)
 		SELECT event::text FROM gone ORDER BY commit, ordinal`, f.pipeline, f.name, key)
 	if err != nil {

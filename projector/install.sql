@@ -65,6 +65,12 @@ CREATE TABLE IF NOT EXISTS walrill.parked_events (
 	PRIMARY KEY (pipeline, view, key, commit, ordinal)
 );
 
+CREATE TABLE IF NOT EXISTS walrill.left_out (      -- events that a fold is kept without: somebody has dropped them
+	pipeline text, view text, key text,
+	commit numeric(20), ordinal numeric,
+	PRIMARY KEY (pipeline, view, key, commit, ordinal)
+);
+
 CREATE TABLE IF NOT EXISTS walrill.folds (         -- those that are filled beside what is there
 	pipeline text, view text,
 	definition jsonb NOT NULL,

@@ -61,6 +61,7 @@ type viewRow struct {
 	pinned      bool
 	request     string
 	answer      string
+	problem     string // why it is not live
 }
 
 // run leads, prepares and follows until something fails.
@@ -288,14 +289,14 @@ func (s *session) openFeed(ctx context.Context) error {
 }
 
 func (s *session) loadViews(ctx context.Context) error {
-	rows, err := s.conn.Query(ctx, "SELECT name, state, definition::text, previous::text, pinned, request, answer FROM walrill.views WHERE pipeline = $1", s.opts.Pipeline)
+	rows, err := s.conn.Query(ctx, "SELECT name, state, definition::text, previous::text, pinned, request, answer, error FROM walrill.views WHERE pipeline = $1", s.opts.Pipeline)
 	if err != nil {
 		return fmt.Errorf("read the views of the store: %w", err)
 	}
 	s.views = map[string]*viewRow{}
 	v := viewRow{}
 	var def, previous *string
-	_, err = pgx.ForEachRow(rows, []any{&v.name, &v.state, &def, &previous, &v.pinned, &v.request, &v.answer}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&v.name, &v.state, &def, &previous, &v.pinned, &v.request, &v.answer, &v.problem}, func() error {
 		view := v
 		var err error
 		if view.def, err = decodeDefinition(def); err == nil {

@@ -47,8 +47,8 @@ type VerifyOptions struct {
 	View        string // "" for all
 	ChunkRows   int    // rows in a range
 	Patience    time.Duration
-	Hidden      func(table, column string) bool // whose values are not shown
-	Progress    func(name string, done, total int64)
+	Hidden      func(table, column string) bool      // whose values are not shown; for folds alone it may be nil, as SourceURL and Tables may
+	Progress    func(name string, done, total int64) // may be nil
 	// Refresh has rows of a table, chosen by an SQL condition, published again, and returns when that is done; needed for repairs only.
 	Refresh func(ctx context.Context, table, where string) error
 	Repair  bool
@@ -56,15 +56,17 @@ type VerifyOptions struct {
 
 // Comparison is what was found about one mirror or view.
 type Comparison struct {
-	View        string       `json:"view"`            // or the table's name, of a mirror that views are computed from
-	Kind        string       `json:"kind"`            // mirror or query
-	Table       string       `json:"table,omitempty"` // of a mirror
-	For         []string     `json:"for,omitempty"`   // the views that are computed from it
-	Rows        int64        `json:"rows"`            // of the source that were compared
-	Found       int          `json:"found"`           // differences, also those that are not listed
-	Differences []Difference `json:"differences"`     // the first of them
-	Parked      []Parked     `json:"parked"`          // keys that are set aside
-	Unjudged    []Unjudged   `json:"unjudged"`        // keys about which nothing can be said
+	View        string       `json:"view"`                 // or the table's name, of a mirror that views are computed from
+	Kind        string       `json:"kind"`                 // mirror, query, fold or code
+	Table       string       `json:"table,omitempty"`      // of a mirror
+	For         []string     `json:"for,omitempty"`        // the views that are computed from it
+	Rows        int64        `json:"rows"`                 // of the source that were compared; of a fold, those that its events give
+	Events      int64        `json:"events,omitempty"`     // of its streams, that a fold was folded again from
+	Found       int          `json:"found"`                // differences, also those that are not listed
+	Differences []Difference `json:"differences"`          // the first of them
+	Parked      []Parked     `json:"parked"`               // keys that are set aside
+	Unjudged    []Unjudged   `json:"unjudged"`             // keys about which nothing can be said
+	NotJudged   string       `json:"not_judged,omitempty"` // why nothing could be compared at all
 	Repaired    int          `json:"repaired,omitempty"`
 }
 
@@ -80,7 +82,7 @@ type Difference struct {
 	Key     json.RawMessage `json:"key"`
 	Kind    string          `json:"kind"`
 	Columns []ColumnValues  `json:"columns,omitempty"` // that differ
-	Why     string          `json:"why,omitempty"`     // of a query
+	Why     string          `json:"why,omitempty"`     // of a query or fold
 	key     []string
 }
 
@@ -99,7 +101,23 @@ type Unjudged struct {
 }
 
 // Equal reports whether nothing was found.
-func (c *Comparison) Equal() bool { return c.Found == 0 && len(c.Parked) == 0 && len(c.Unjudged) == 0 }
+func (c *Comparison) Equal() bool {
+	return c.Found == 0 && len(c.Parked) == 0 && len(c.Unjudged) == 0 && c.NotJudged == ""
+}
+
+func newComparison(t *target) *Comparison {
+	c := &Comparison{View: t.name, Kind: t.kind, Differences: []Difference{}, Parked: t.parked, Unjudged: []Unjudged{}, NotJudged: t.not}
+	if c.Parked == nil {
+		c.Parked = []Parked{}
+	}
+	if t.mirror != nil {
+		c.Table = t.mirror.Source
+		if !t.mirror.View {
+			c.For = t.usedBy
+		}
+	}
+	return c
+}
 
 const (
 	// maxListed is how many differences of a view are listed.
@@ -132,7 +150,7 @@ func Verify(ctx context.Context, o VerifyOptions) ([]*Comparison, error) {
 	return list, nil
 }
 
-// verifier has a session on each side.
+// verifier has a session on each side, as far as it needs them.
 type verifier struct {
 	VerifyOptions
 	source, store *pgx.Conn
@@ -144,8 +162,9 @@ type verifier struct {
 type target struct {
 	name   string
 	kind   string
+	not    string  // why it cannot be compared; "" when it can be
 	mirror *mirror // of a mirror
-	query  *query  // of a query
+	query  *query  // of a query; of a fold, its table
 	def    *definition
 	uses   []mirrorDef // whose tables it depends on
 	wait   string      // a live view that stands where it stands
@@ -159,32 +178,56 @@ type target struct {
 	hidden            []bool
 }
 
+func (t *target) folds() bool { return t.def.folds() }
+
 func openVerifier(ctx context.Context, o VerifyOptions) (*verifier, error) {
 	v := &verifier{VerifyOptions: o}
-	var err error
-	if v.tables, err = o.Tables(ctx); err != nil {
-		return nil, err
+	if v.Progress == nil {
+		v.Progress = func(string, int64, int64) {}
 	}
-	if v.store, err = connect(ctx, o.StoreURL, "verify"); err != nil {
-		return nil, err
+	err := v.findTargets(ctx)
+	if err == nil && slices.ContainsFunc(v.targets, (*target).needsSource) {
+		err = v.openSource(ctx)
 	}
-	if v.source, err = connect(ctx, o.SourceURL, "verify"); err != nil {
-		v.close(ctx)
-		return nil, fmt.Errorf("the source: %w", err)
-	}
-	for _, conn := range []*pgx.Conn{v.source, v.store} {
-		// Values are compared by their text, so it must not hang on settings; and a policy must not hide rows.
-		if _, err = conn.Exec(ctx, "SET lc_monetary = 'C'; SET bytea_output = 'hex'; SET xmloption = 'content'; SET row_security = off; SET synchronous_commit = local",
-			pgx.QueryExecModeSimpleProtocol); err != nil {
-			v.close(ctx)
-			return nil, fmt.Errorf("set up a session: %w", err)
+	for _, t := range v.targets {
+		if err == nil && t.not == "" {
+			if err = v.prepare(ctx, t); err != nil {
+				err = fmt.Errorf("compare %s: %w", t.name, err)
+			}
 		}
 	}
-	if err = v.findTargets(ctx); err != nil {
+	if err != nil {
 		v.close(ctx)
 		return nil, err
 	}
 	return v, nil
+}
+
+// needsSource reports whether the target is compared with the source's tables.
+func (t *target) needsSource() bool { return t.not == "" && !t.folds() }
+
+func (v *verifier) openSource(ctx context.Context) (err error) {
+	if v.tables, err = v.Tables(ctx); err != nil {
+		return err
+	}
+	if v.source, err = v.session(ctx, v.SourceURL); err != nil {
+		return fmt.Errorf("the source: %w", err)
+	}
+	return nil
+}
+
+// session opens one whose values can be compared by their text, so that it must not hang on settings, and from which no policy hides rows.
+func (v *verifier) session(ctx context.Context, url string) (*pgx.Conn, error) {
+	conn, err := connect(ctx, url, "verify")
+	if err != nil {
+		return nil, err
+	}
+	if _, err = conn.Exec(ctx, "SET lc_monetary = 'C'; SET bytea_output = 'hex'; SET xmloption = 'content'; SET row_security = off; SET synchronous_commit = local",
+		pgx.QueryExecModeSimpleProtocol); err != nil {
+		conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // err says what is wrong
+		return nil, fmt.Errorf("set up a session: %w", err)
+	}
+	return conn, nil
 }
 
 func (v *verifier) close(ctx context.Context) {
@@ -195,10 +238,13 @@ func (v *verifier) close(ctx context.Context) {
 	}
 }
 
-// findTargets lists what is to be compared: the mirrors in use, each once, and behind them the queries.
-func (v *verifier) findTargets(ctx context.Context) error {
+// findTargets lists what is to be compared: the mirrors in use, each once, and behind them the queries, and the folds.
+func (v *verifier) findTargets(ctx context.Context) (err error) {
+	if v.store, err = v.session(ctx, v.StoreURL); err != nil {
+		return err
+	}
 	s := &session{opts: &v.Options, conn: v.store}
-	err := s.loadViews(ctx)
+	err = s.loadViews(ctx)
 	if noViewsYet(err) || err == nil && len(s.views) == 0 {
 		return fmt.Errorf("pipeline %s keeps no views in this store yet: start `walrill run` first", v.Pipeline)
 	}
@@ -213,16 +259,10 @@ func (v *verifier) findTargets(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var queries []*target
-	for _, view := range chosen {
-		if view.def.Kind == "query" {
-			queries = append(queries, &target{name: view.name, kind: "query", query: newQuery(&v.Options, view.name, view.def), def: view.def, uses: view.def.Mirrors, wait: view.name})
-		}
-	}
 	for _, m := range mirrors {
 		t := &target{name: m.Name, kind: "mirror", mirror: m, uses: []mirrorDef{m.mirrorDef}}
 		for _, view := range chosen {
-			if slices.ContainsFunc(view.def.Mirrors, func(d mirrorDef) bool { return d.id() == m.id() }) {
+			if view.state == stateLive && slices.ContainsFunc(view.def.Mirrors, func(d mirrorDef) bool { return d.id() == m.id() }) {
 				t.wait, t.usedBy = view.name, append(t.usedBy, view.name)
 			}
 		}
@@ -230,16 +270,44 @@ func (v *verifier) findTargets(ctx context.Context) error {
 			v.targets = append(v.targets, t)
 		}
 	}
-	v.targets = append(v.targets, queries...)
-	for _, t := range v.targets {
-		if err := v.prepare(ctx, t); err != nil {
-			return fmt.Errorf("compare %s: %w", t.name, err)
+	for _, view := range chosen {
+		switch {
+		case view.state != stateLive:
+			v.targets = append(v.targets, &target{name: view.name, kind: v.kindOf(view), not: notLive(view)})
+		case view.def.Kind != "mirror":
+			v.targets = append(v.targets, &target{name: view.name, kind: view.def.Kind, query: newQuery(&v.Options, view.name, view.def), def: view.def, uses: view.def.Mirrors, wait: view.name})
 		}
 	}
 	return nil
 }
 
-// chosen are the views that are asked for, which must be live.
+// kindOf is the kind of a view that may not have been complete yet.
+func (v *verifier) kindOf(row *viewRow) string {
+	if row.def != nil {
+		return row.def.Kind
+	}
+	i := slices.IndexFunc(v.Views, func(w View) bool { return w.Name == row.name })
+	switch {
+	case i < 0:
+		return ""
+	case v.Views[i].Apply != nil:
+		return "code"
+	case v.Views[i].folds():
+		return "fold"
+	case v.Views[i].Query != "":
+		return "query"
+	}
+	return "mirror"
+}
+
+func notLive(row *viewRow) string {
+	if row.problem != "" {
+		return fmt.Sprintf("it is %s: %s", row.state, row.problem)
+	}
+	return fmt.Sprintf("it is %s: it can be compared when it is complete; `walrill status` shows how far it is", row.state)
+}
+
+// chosen are the views that are asked for.
 func (v *verifier) chosen(ctx context.Context, views map[string]*viewRow) ([]*viewRow, error) {
 	if row := views[v.View]; v.View != "" && (row == nil || row.state == stateStopped) {
 		return nil, fmt.Errorf("pipeline %s keeps no view %s in this store; `walrill status` lists its views", v.Pipeline, v.View)
@@ -253,52 +321,36 @@ func (v *verifier) chosen(ctx context.Context, views map[string]*viewRow) ([]*vi
 	}
 	var chosen []*viewRow
 	for _, name := range sortedKeys(views) {
-		row := views[name]
-		if row.state == stateStopped || v.View != "" && v.View != name {
-			continue
+		if row := views[name]; row.state != stateStopped && (v.View == "" || v.View == name) {
+			chosen = append(chosen, row)
 		}
-		i := slices.IndexFunc(v.Views, func(w View) bool { return w.Name == name })
-		if row.def.folds() || i >= 0 && v.Views[i].folds() {
-			if v.View != "" {
-				return nil, fmt.Errorf("view %s is a fold, of events, and there is no table that it could be compared with: `walrill rebuild %s` says how many of its rows differ from what the events give", name, name)
-			}
-			continue
-		}
-		if row.def.folds() {
-			if v.View == name || len(views) == 1 {
-				return nil, fmt.Errorf("view %s is a fold: the source has no events to compare it with; `walrill rebuild %s` folds them again and says how many rows differed", name, name)
-			}
-			continue
-		}
-		if row.state != stateLive {
-			return nil, fmt.Errorf("view %s is %s: it can be compared when it is complete; `walrill status` shows how far it is", name, row.state)
-		}
-		chosen = append(chosen, row)
-	}
-	if len(chosen) == 0 {
-		return nil, errors.New("there is no mirror and no query to compare: folds are compared by a rebuild")
 	}
 	return chosen, nil
 }
 
-// compare finds the suspects range by range and settles them.
+// compare compares a target.
 func (v *verifier) compare(ctx context.Context, t *target) (*Comparison, error) {
-	c := &Comparison{View: t.name, Kind: t.kind, Differences: []Difference{}, Parked: t.parked, Unjudged: []Unjudged{}}
-	if t.mirror != nil {
-		c.Table = t.mirror.Source
-		if !t.mirror.View {
-			c.For = t.usedBy
-		}
-	}
-	var total int64
-	if err := v.store.QueryRow(ctx, "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = $1::regclass", t.table()).Scan(&total); err != nil {
-		return nil, fmt.Errorf("look up the size of %s: %w", t.table(), err)
+	c := newComparison(t)
+	switch {
+	case t.not != "":
+		return c, nil
+	case t.folds():
+		return c, v.compareFold(ctx, t, c)
 	}
 	if err := v.enter(ctx, t); err != nil {
 		return nil, err
 	}
+	return c, v.ranges(ctx, t, c)
+}
+
+// ranges finds the suspects range by range and settles them.
+func (v *verifier) ranges(ctx context.Context, t *target, c *Comparison) error {
+	var total int64
+	if err := v.store.QueryRow(ctx, "SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = $1::regclass", t.table()).Scan(&total); err != nil {
+		return fmt.Errorf("look up the size of %s: %w", t.table(), err)
+	}
 	limit := v.ChunkRows
-	if t.query != nil {
+	if t.kind == "query" {
 		limit = max(limit, int(total/16)) // a range may cost as much as the whole query
 	}
 	var after []string
@@ -306,17 +358,17 @@ func (v *verifier) compare(ctx context.Context, t *target) (*Comparison, error) 
 	for last := false; !last; {
 		upto, here, err := t.onSource.next(ctx, after, limit)
 		if err != nil {
-			return nil, t.explainFailure(err)
+			return t.explainFailure(err)
 		}
 		last = upto == nil
 		there, err := t.onStore.sum(ctx, after, upto)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if here != there {
 			found, err := t.differing(ctx, after, upto)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			suspects = append(suspects, found...)
 		}
@@ -324,15 +376,23 @@ func (v *verifier) compare(ctx context.Context, t *target) (*Comparison, error) 
 		v.Progress(t.name, c.Rows, max(total, c.Rows))
 		for len(suspects) >= maxSuspects || last && len(suspects) > 0 {
 			n := min(len(suspects), maxSuspects)
-			if err := v.settle(ctx, t, c, suspects[:n]); err != nil {
-				return nil, err
+			if err := v.decide(ctx, t, c, suspects[:n]); err != nil {
+				return err
 			}
 			suspects = suspects[n:]
 		}
 		after = upto
 	}
 	v.Progress(t.name, c.Rows, c.Rows)
-	return c, nil
+	return nil
+}
+
+// decide says what is wrong with suspects.
+func (v *verifier) decide(ctx context.Context, t *target, c *Comparison, keys [][]string) error {
+	if t.folds() {
+		return v.judge(ctx, t, c, keys)
+	}
+	return v.settle(ctx, t, c, keys)
 }
 
 // table is the target's table in the store, quoted.
@@ -345,7 +405,7 @@ func (t *target) table() string {
 
 // explainFailure says what to do when the source refuses to compute the view's query.
 func (t *target) explainFailure(err error) error {
-	if t.query == nil || !isDefinitionError(err) {
+	if t.kind != "query" || !isDefinitionError(err) {
 		return err
 	}
 	return fmt.Errorf("the source cannot compute the view's query: %s", reason(err))

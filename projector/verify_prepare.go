@@ -17,9 +17,12 @@ func (v *verifier) prepare(ctx context.Context, t *target) error {
 	}
 	t.onSource.conn, t.onStore.conn = v.source, v.store
 	t.onStore.from = t.table() + " t"
-	if t.query != nil {
+	switch {
+	case t.folds():
+		v.prepareFold(t)
+	case t.query != nil:
 		err = v.prepareQuery(ctx, t)
-	} else {
+	default:
 		err = v.prepareMirror(ctx, t)
 	}
 	if err != nil {

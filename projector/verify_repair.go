@@ -12,13 +12,16 @@ import (
 // A repair goes the way that rows go anyway. Keys of a query are computed anew by whoever keeps the view. Rows of a mirror
 // are read again from the source by a backfill of these keys, which brings them in order with all other changes; those that
 // the source does not have are deleted first by whoever keeps the view, and read again too, so that one that has come
-// back meanwhile is there in the end.
+// back meanwhile is there in the end. A fold is folded anew.
 
 // repairBatch is how many keys are repaired together.
 const repairBatch = 500
 
 // repair mends what was found and looks again. What is wrong still, or again, stays in c.
 func (v *verifier) repair(ctx context.Context, t *target, c *Comparison) error {
+	if t.folds() {
+		return v.repairFold(ctx, t, c)
+	}
 	listed := c.Differences
 	for len(listed) > 0 {
 		n := min(len(listed), repairBatch)

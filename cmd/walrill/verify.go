@@ -36,11 +36,11 @@ func newVerifyCommand() *cobra.Command {
 		Use:   "verify [VIEW]",
 		Short: "Compare views with the source, while both change",
 		Long: `Compares the mirrors and the views with the source, row by row, and says which keys differ and how. A mirror is compared with its table, a query
-with what the same SQL gives on the source. Both may change meanwhile: what differs is looked at again until it is certain. What kept changing is
-said to be so; it never counts as equal.
+with what the same SQL gives on the source, a fold with what the events of its streams give, folded again from the first. All may change meanwhile: what
+differs is looked at again until it is certain. What kept changing is said to be so; it never counts as equal.
 
 It reads every row on both sides, in ranges, and writes nothing but markers to the source's WAL. --repair has rows of a mirror that differ read again
-by a backfill of these keys, and rows of a query computed anew; a daemon must be running for it.
+by a backfill of these keys, rows of a query computed anew, and a fold folded anew; a daemon must be running for it.
 
 Ends with 3 when something differs, is set aside or could not be judged; with --repair, when that is so at the end.`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -108,8 +108,8 @@ func (f *verifyFlags) run(cmd *cobra.Command, view string) error {
 		return redacted(cfg, err)
 	}
 	for _, c := range list {
-		if len(c.Parked)+len(c.Unjudged) > 0 || c.Found > c.Repaired {
-			return foundError{errors.New("verify: the views are not what the source says, or not all of them could be judged")}
+		if len(c.Parked)+len(c.Unjudged) > 0 || c.Found > c.Repaired || c.NotJudged != "" {
+			return foundError{errors.New("verify: the views are not what they should be, or not all of them could be judged")}
 		}
 	}
 	return nil
@@ -159,7 +159,7 @@ func printComparisons(w io.Writer, list []*projector.Comparison, repair bool) er
 	header := false
 	row := func(view string, key json.RawMessage, what, column, inView, inSource string) {
 		if !header {
-			fmt.Fprintln(t, "VIEW\tKEY\tWHAT\tCOLUMN\tIN THE VIEW\tIN THE SOURCE")
+			fmt.Fprintln(t, "VIEW\tKEY\tWHAT\tCOLUMN\tIN THE VIEW\tSHOULD BE")
 			header = true
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", view, key, what, column, inView, inSource)
@@ -191,6 +191,10 @@ func printComparisons(w io.Writer, list []*projector.Comparison, repair bool) er
 		name := c.View
 		if len(c.For) > 0 {
 			name = "mirror of " + c.Table
+		}
+		if c.NotJudged != "" {
+			fmt.Fprintf(w, "%s: could not be judged: %s\n", name, c.NotJudged)
+			continue
 		}
 		fmt.Fprintf(w, "%s: %d rows compared, %d differ", name, c.Rows, c.Found)
 		if n := len(c.Parked); n > 0 {
@@ -237,7 +241,7 @@ func (v *verifyBars) show(name string, done, total int64) {
 	}
 	if v.name != name || v.bar == nil {
 		v.name, v.bar = name, v.bars.AddBar(0, mpb.BarWidth(32), mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
-			mpb.AppendDecorators(decor.CountersNoUnit("%d of about %d rows")))
+			mpb.AppendDecorators(decor.CountersNoUnit("%d of about %d")))
 	}
 	v.bar.SetTotal(total, done == total)
 	v.bar.SetCurrent(done)

@@ -53,9 +53,14 @@ func (v *viewReporter) verifyOnce(ctx context.Context, cfg *config.Config, log *
 		if len(c.For) > 0 {
 			name = c.Table
 		}
-		found = append(found, web.Verified{View: name, At: now, Rows: c.Rows, Differences: c.Found, Parked: len(c.Parked), Unjudged: len(c.Unjudged)})
+		w := web.Verified{View: name, At: now, Rows: c.Rows, Differences: c.Found, Parked: len(c.Parked), Unjudged: len(c.Unjudged)}
+		if c.NotJudged != "" {
+			w.Unjudged++
+			log.Warn("a view could not be compared", "view", name, "why", c.NotJudged)
+		}
+		found = append(found, w)
 		if c.Found > 0 {
-			log.Error("a view is not what the source says; `walrill verify` shows the rows, and with --repair mends them",
+			log.Error("a view is not what it should be; `walrill verify` shows the rows, and with --repair mends them",
 				"view", name, "differences", c.Found, "first", string(firstKey(c)))
 		}
 	}

@@ -9,7 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
@@ -57,7 +60,11 @@ func keep(ctx context.Context, pipeline, storeURL, redisURL string, view project
 		return err
 	}
 	defer client.Close()
-	p := projector.New(projector.Options{
+	return projector.New(optionsOf(client, pipeline, storeURL, view)).Run(ctx)
+}
+
+func optionsOf(client redis.UniversalClient, pipeline, storeURL string, view projector.View) projector.Options {
+	return projector.Options{
 		Pipeline: pipeline,
 		StoreURL: storeURL,
 		Schema:   "public",
@@ -78,8 +85,7 @@ func keep(ctx context.Context, pipeline, storeURL, redisURL string, view project
 			return w, err
 		},
 		Log: slog.Default(),
-	})
-	return p.Run(ctx)
+	}
 }
 
 // TestViewInGo runs the example: each visit counts once, whenever the program is stopped; a visit that is refused waits, with those
@@ -157,6 +163,32 @@ func TestViewInGo(t *testing.T) {
 	}
 	harness.Exec(t, url, "UPDATE walrill.parked SET retry = true, skip = true")
 	harness.Eventually(t, patience, "the third visit of the page counts", func() bool { return harness.Value(t, url, "SELECT seen FROM pages WHERE page = 'bad'") == "2" })
+
+	// It is compared where its function is, without the visit that was left out, and built anew with it.
+	verify := func(repair bool, want string) {
+		t.Helper()
+		list, err := projector.Verify(t.Context(), projector.VerifyOptions{Options: optionsOf(client, pipeline, url, view), ChunkRows: 3, Patience: patience, Repair: repair})
+		if err != nil || len(list) != 1 {
+			t.Fatalf("verify: %v, %d views", err, len(list))
+		}
+		c := list[0]
+		if got := fmt.Sprintf("%q of %d rows, %d repaired, %d set aside%s", differences([]projector.Comparison{*c}), c.Rows, c.Repaired, len(c.Parked), c.NotJudged); got != want {
+			t.Errorf("verify found %s, want %s", got, want)
+		}
+	}
+	verify(false, `[] of 9 rows, 0 repaired, 0 set aside`)
+	harness.Exec(t, url, "UPDATE pages SET longest = NULL WHERE page = 'page 3'; DELETE FROM pages WHERE page = 'good'")
+	found := `["pages {\"page\":\"good\"} missing" "pages {\"page\":\"page 3\"} differs"] of 9 rows`
+	verify(false, found+", 0 repaired, 0 set aside")
+	verify(true, found+", 2 repaired, 1 set aside")
+	elsewhere := file + ".store.yaml"
+	if err := os.WriteFile(elsewhere, []byte(config+fmt.Sprintf("views: {store: %q, copy: {mirror: visits}}\n", url)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("walrill", "verify", "-c", elsewhere).CombinedOutput(); err == nil || !strings.Contains(string(out), "pages: could not be judged: the Go function that makes it is in the program that keeps it") {
+		t.Errorf("verify without the function: %v %s", err, out)
+	}
+	harness.Exec(t, url, "UPDATE walrill.parked SET retry = true, skip = true")
 	stop()
 
 	// Another version counts twice.

@@ -17,6 +17,11 @@ type apart struct {
 	waiting map[string]event.Position // by ordering key: the event that was refused, behind which all others of the key wait
 	left    map[leftOut]bool          // somebody has dropped them
 	refused map[string]string         // ordering keys that were refused here, and why
+	stopped map[string]bool           // ordering keys that wait, and have come to where they do
+}
+
+func newApart() *apart {
+	return &apart{map[string]event.Position{}, map[leftOut]bool{}, map[string]string{}, map[string]bool{}}
 }
 
 type leftOut struct {
@@ -32,7 +37,7 @@ func loadApart(ctx context.Context, q *pgx.Conn, pipeline, view string) (*apart,
 	if err != nil {
 		return nil, fmt.Errorf("read what view %s is kept without: %w", view, err)
 	}
-	a := &apart{map[string]event.Position{}, map[leftOut]bool{}, map[string]string{}}
+	a := newApart()
 	var key, commit, ordinal string
 	var waits bool
 	if _, err := pgx.ForEachRow(rows, []any{&key, &commit, &ordinal, &waits}, func() (err error) {
@@ -56,8 +61,12 @@ func (a *apart) leavesOut(e *event.Event) bool {
 	if a == nil || len(a.waiting)+len(a.left) == 0 {
 		return false
 	}
-	first, waits := a.waiting[string(e.Key)]
-	return waits && e.Position.Compare(first) >= 0 || a.left[leftOut{string(e.Key), e.Position}]
+	key := string(e.Key)
+	if first, waits := a.waiting[key]; waits && e.Position.Compare(first) >= 0 {
+		a.stopped[key] = true
+		return true
+	}
+	return a.left[leftOut{key, e.Position}]
 }
 
 // same reports whether both leave out the same events below a position.

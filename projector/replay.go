@@ -23,9 +23,11 @@ type ReplayOptions struct {
 
 // Replayed is what has become of a replay.
 type Replayed struct {
-	Position uint64           // every commit below, and none from there on, is in the tables
-	Events   int64            // that were read
-	Rows     map[string]int64 // of each view
+	Position uint64            // every commit below, and none from there on, is in the tables
+	Events   int64             // that were read
+	Rows     map[string]int64  // of each view
+	Refused  map[string]int    // of folds: keys of which an event was refused, which stand where they stood before it
+	LeftOut  map[string]string // views that cannot be built, and why, when all were asked for
 }
 
 // Replay builds views as of a moment, from the streams' beginning, into a schema of their own. It takes no lock and touches no view that is
@@ -33,9 +35,10 @@ type Replayed struct {
 // known any more.
 //
 // The streams have every row of a table from where its first backfill of all rows ended: a row that nobody has changed is in them as
-// the backfill read it, and one that was deleted before it was read is not in them at all. So an earlier moment is refused.
+// the backfill read it, and one that was deleted before it was read is not in them at all. So an earlier moment is refused. A fold needs the
+// events of its streams, from the first, and nothing else.
 func Replay(ctx context.Context, o ReplayOptions) (Replayed, error) {
-	r := &replay{ReplayOptions: o}
+	r := &replay{ReplayOptions: o, kept: o.Pipeline, refusals: map[string]string{}}
 	r.Pipeline, r.Schema = "replay_"+o.Into, o.Into // for the names of what it makes
 	var err error
 	if r.conn, err = connect(ctx, o.StoreURL, "replay"); err != nil {
@@ -49,8 +52,8 @@ func Replay(ctx context.Context, o ReplayOptions) (Replayed, error) {
 	if err != nil {
 		cleanup, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		r.conn.Exec(cleanup, "ROLLBACK")                                                               //nolint:errcheck // there may be none
-		r.conn.Exec(cleanup, "DROP SCHEMA IF EXISTS "+quoteIdent(mirrorSchema(r.Pipeline))+" CASCADE") //nolint:errcheck // err says what is wrong
+		r.conn.Exec(cleanup, "ROLLBACK")                                       //nolint:errcheck // there may be none
+		r.conn.Exec(cleanup, r.dropWorking(), pgx.QueryExecModeSimpleProtocol) //nolint:errcheck // err says what is wrong
 	}
 	return result, err
 }
@@ -58,8 +61,11 @@ func Replay(ctx context.Context, o ReplayOptions) (Replayed, error) {
 type replay struct {
 	ReplayOptions
 	conn      *pgx.Conn
+	kept      string // the pipeline
 	defs      map[string]*definition
+	refusals  map[string]string // views that are not built, and why
 	mirrors   []*mirror
+	folds     []*folding
 	backfills map[string]Backfill // by table
 	seqs      map[string]uint64
 	events    int64
@@ -91,32 +97,66 @@ func (r *replay) prepare(ctx context.Context) error {
 	if r.defs, err = r.plan(ctx); err != nil {
 		return err
 	}
-	for name, def := range r.defs {
-		if def.folds() {
-			delete(r.defs, name)
-		}
-	}
-	if len(r.defs) == 0 {
-		return errors.New("there is no mirror and no query to build: folds are not built as of a moment")
+	r.backfills = map[string]Backfill{}
+	if err := r.sort(func(def *definition) error { return r.possible(ctx, def) }); err != nil {
+		return err
 	}
 	s := &session{opts: &r.Options, wanted: r.defs}
 	wanted := s.wantedMirrors()
-	r.backfills = map[string]Backfill{}
-	var streams []string
 	for _, id := range sortedKeys(wanted) {
-		m := newMirror(&r.Options, *wanted[id], true)
-		r.mirrors, streams = append(r.mirrors, m), append(streams, m.Stream)
+		r.mirrors = append(r.mirrors, newMirror(&r.Options, *wanted[id], true))
+	}
+	return nil
+}
+
+// A pastError says that what a view was cannot be known.
+type pastError struct{ error }
+
+// sort keeps the views that can be built. It fails with the reason when one is asked for, or none is left.
+func (r *replay) sort(can func(*definition) error) error {
+	var first error
+	for _, name := range sortedKeys(r.defs) {
+		err := can(r.defs[name])
+		if _, ok := errors.AsType[pastError](err); err != nil && !ok {
+			return err
+		}
+		if err != nil {
+			delete(r.defs, name)
+			r.refusals[name] = err.Error()
+			if first == nil {
+				first = err
+			}
+		}
+	}
+	if len(r.defs) == 0 {
+		return first
+	}
+	return nil
+}
+
+// possible says why a view cannot be built, as far as that is known beforehand.
+func (r *replay) possible(ctx context.Context, def *definition) error {
+	var streams []string
+	if def.folds() {
+		if def.Fold.Now {
+			return pastError{errors.New("it began with what came then (`start: now`), and the streams do not say what it held")}
+		}
+		streams = def.Fold.Streams
+	}
+	for _, m := range def.Mirrors {
+		streams = append(streams, m.Stream)
 		if err := r.since(ctx, m.Source); err != nil {
 			return err
 		}
 	}
-	if err := r.Whole(ctx, streams); err != nil {
-		return fmt.Errorf("the past cannot be built any more: %w", err)
+	err := r.Whole(ctx, streams)
+	if _, ok := errors.AsType[*MissingError](err); ok {
+		return pastError{fmt.Errorf("the past cannot be built any more: %w", err)}
 	}
-	if r.Until != 0 {
-		return r.early(r.Until)
+	if err != nil || r.Until == 0 {
+		return err
 	}
-	return nil
+	return r.early(def, r.Until)
 }
 
 // since learns from where on the streams have every row of a table.
@@ -126,25 +166,26 @@ func (r *replay) since(ctx context.Context, table string) error {
 		return err
 	}
 	if b.Complete == 0 {
-		return fmt.Errorf("the streams may not have all rows of table %s: no backfill of the whole table has ended. `walrill backfill start %s --wait` reads it, and moments after that can be built", table, table)
+		return pastError{fmt.Errorf("the streams may not have all rows of table %s: no backfill of the whole table has ended. `walrill backfill start %s --wait` reads it, and moments after that can be built", table, table)}
 	}
 	r.backfills[table] = b
 	return nil
 }
 
-// early refuses a moment at which the streams did not have every row yet.
-func (r *replay) early(until uint64) error {
+// early refuses a moment at which the streams did not have every row of a view's tables yet.
+func (r *replay) early(def *definition, until uint64) error {
 	epoch, _ := event.SplitClock(until)
-	for _, table := range sortedKeys(r.backfills) {
+	for _, m := range def.Mirrors {
+		table := m.Source
 		since := r.backfills[table].Complete
 		if of, _ := event.SplitClock(since); of != epoch {
 			since = r.backfills[table].End
 		}
 		if of, _ := event.SplitClock(since); of != epoch {
-			return fmt.Errorf("the streams may not have all rows of table %s at %s: walrill adopted another history meanwhile, and what was changed in between is missing", table, clock(until))
+			return pastError{fmt.Errorf("the streams may not have all rows of table %s at %s: walrill adopted another history meanwhile, and what was changed in between is missing", table, clock(until))}
 		}
 		if until < since {
-			return fmt.Errorf("%s is too early: the rows that table %s had before walrill streamed from it were read until %s; moments from there on can be built", clock(until), table, clock(since))
+			return pastError{fmt.Errorf("%s is too early: the rows that table %s had before walrill streamed from it were read until %s; moments from there on can be built", clock(until), table, clock(since))}
 		}
 	}
 	return nil
@@ -154,8 +195,11 @@ func (r *replay) early(until uint64) error {
 func (r *replay) run(ctx context.Context) (Replayed, error) {
 	schema := quoteIdent(mirrorSchema(r.Pipeline))
 	// A replay into the same schema that was killed may have left something.
-	if _, err := r.conn.Exec(ctx, fmt.Sprintf("DROP SCHEMA IF EXISTS %s CASCADE; CREATE SCHEMA %[1]s; SET search_path = %[1]s, public", schema), pgx.QueryExecModeSimpleProtocol); err != nil {
+	if _, err := r.conn.Exec(ctx, fmt.Sprintf("%s CREATE SCHEMA %s; CREATE SCHEMA %s; SET search_path = %[2]s, public", r.dropWorking(), schema, quoteIdent(fillSchema(r.Pipeline))), pgx.QueryExecModeSimpleProtocol); err != nil {
 		return Replayed{}, fmt.Errorf("prepare the view store: %w", err)
+	}
+	if err := r.makeFolds(ctx); err != nil {
+		return Replayed{}, err
 	}
 	for _, m := range r.mirrors {
 		if _, err := r.conn.Exec(ctx, m.createSQL(m.table)); err != nil {
@@ -166,11 +210,16 @@ func (r *replay) run(ctx context.Context) (Replayed, error) {
 	if err != nil {
 		return Replayed{}, err
 	}
-	if err := r.early(position); err != nil {
+	if err := r.sort(func(def *definition) error { return r.early(def, position) }); err != nil {
 		return Replayed{}, err
 	}
 	rows, err := r.finish(ctx, position)
-	return Replayed{position, r.events, rows}, err
+	return Replayed{position, r.events, rows, r.refusedKeys(), r.refusals}, err
+}
+
+// dropWorking drops the schemas of what is being built.
+func (r *replay) dropWorking() string {
+	return fmt.Sprintf("DROP SCHEMA IF EXISTS %s CASCADE; DROP SCHEMA IF EXISTS %s CASCADE;", quoteIdent(mirrorSchema(r.Pipeline)), quoteIdent(fillSchema(r.Pipeline)))
 }
 
 // read applies every event before the moment, and returns where that is.
@@ -186,7 +235,7 @@ func (r *replay) read(ctx context.Context) (uint64, error) {
 	if end > watermark {
 		return 0, fmt.Errorf("%s is not in the streams yet: they are complete up to %s", clock(end), clock(watermark))
 	}
-	s := &session{opts: &r.Options, mirrors: r.mirrors}
+	s := &session{opts: &r.Options, mirrors: r.mirrors, folds: r.folds}
 	feed, err := r.open(ctx, s.streams(), event.Position{})
 	if err != nil {
 		return 0, err
@@ -219,6 +268,9 @@ func (r *replay) take(ctx context.Context, e *event.Event, end uint64) error {
 	}
 	r.seqs[key] = e.Seq
 	r.events++
+	if err := r.takeFolds(ctx, e); err != nil {
+		return err
+	}
 	for _, m := range r.mirrors {
 		if m.Source != e.Table || m.Stream != e.Stream.Name {
 			continue
@@ -252,7 +304,7 @@ func (r *replay) write(ctx context.Context) error {
 		}
 		m.fold.reset()
 	}
-	return nil
+	return r.flushFolds(ctx)
 }
 
 // finish makes the views' tables of the mirrors, all at once.
@@ -283,21 +335,26 @@ func (r *replay) finish(ctx context.Context, position uint64) (rows map[string]i
 				return fmt.Errorf("build view %s: %w", name, err)
 			}
 		}
-		return tryExec(ctx, tx, "DROP SCHEMA "+quoteIdent(mirrorSchema(r.Pipeline))+" CASCADE")
+		_, err := tx.Exec(ctx, r.dropWorking(), pgx.QueryExecModeSimpleProtocol)
+		return err
 	})
 	return rows, err
 }
 
 func (r *replay) makeView(ctx context.Context, tx pgx.Tx, name string) (rows int64, err error) {
 	def := r.defs[name]
-	if def.Kind == "query" {
+	switch {
+	case def.Kind == "query":
 		return newQuery(&r.Options, name, def).build(ctx, tx, &r.Options, nil)
+	case def.folds():
+		err = tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s SET SCHEMA %s", qualified(fillSchema(r.Pipeline), name), quoteIdent(r.Into)))
+	default:
+		table := tableOf(&r.Options, &def.Mirrors[0], true)
+		if err = tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s SET SCHEMA %s", table, quoteIdent(r.Into))); err == nil {
+			err = tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s RENAME TO %s", qualified(r.Into, "view~"+name+"~fill"), quoteIdent(name)))
+		}
 	}
-	table := tableOf(&r.Options, &def.Mirrors[0], true)
-	if err = tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s SET SCHEMA %s", table, quoteIdent(r.Into))); err != nil {
-		return 0, err
-	}
-	if err = tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s RENAME TO %s", qualified(r.Into, "view~"+name+"~fill"), quoteIdent(name))); err != nil {
+	if err != nil {
 		return 0, err
 	}
 	err = tx.QueryRow(ctx, "SELECT count(*) FROM "+qualified(r.Into, name)).Scan(&rows)

@@ -32,6 +32,7 @@ func TestReplayEqualsThePast(t *testing.T) {
 					r.same(v.name, v.key, fmt.Sprintf("SELECT * FROM past%d.%s", i, v.name), "SELECT * FROM "+schema+"."+v.name)
 				}
 				r.same("accounts_copy", "id", fmt.Sprintf("SELECT id, branch_id, balance AS money, note FROM past%d.accounts", i), "SELECT id, branch_id, money, note FROM "+schema+".accounts_copy")
+				r.same("purses", "purse", fmt.Sprintf("SELECT * FROM past%d.purses", i), "SELECT * FROM "+schema+".purses")
 			}
 			if harness.Value(t, r.store, "SELECT string_agg(nspname, ',') FROM pg_namespace WHERE nspname LIKE 'walrill_replay%'") != "" {
 				t.Error("a replay left its working tables")
@@ -44,8 +45,8 @@ func TestReplayEqualsThePast(t *testing.T) {
 // remember copies what the views must be, at a moment at which no transaction is half done, and returns its LSN.
 func (r *viewRig) remember(schema string) (lsn string) {
 	r.Helper()
-	sql := fmt.Sprintf("BEGIN; CREATE SCHEMA %s; CREATE TABLE %[1]s.moment (lsn pg_lsn); LOCK TABLE accounts, branches, customers, orders, order_items IN SHARE MODE; INSERT INTO %[1]s.moment SELECT pg_current_wal_insert_lsn();"+
-		"CREATE TABLE %[1]s.accounts AS SELECT * FROM accounts;", schema)
+	sql := fmt.Sprintf("BEGIN; CREATE SCHEMA %s; CREATE TABLE %[1]s.moment (lsn pg_lsn); LOCK TABLE accounts, branches, customers, orders, order_items, moves IN SHARE MODE; INSERT INTO %[1]s.moment SELECT pg_current_wal_insert_lsn();"+
+		"CREATE TABLE %[1]s.accounts AS SELECT * FROM accounts; CREATE TABLE %[1]s.purses AS %[2]s;", schema, foldedWant)
 	for _, v := range viewQueries {
 		sql += fmt.Sprintf("CREATE TABLE %s.%s AS %s;", schema, v.name, v.query)
 	}

@@ -38,7 +38,8 @@ come into a schema of the view store that is made for them; the views that are k
 
 The moment is an LSN, such as pg_current_wal_lsn() gave it after a commit: everything that committed below it is in. Or it is a time: then everything
 is in up to the first transaction that committed later. The streams must go back to their beginning, and a table's rows are
-complete in them from the end of its first backfill on; what is earlier is refused.`,
+complete in them from the end of its first backfill on; what is earlier is refused. A fold needs its streams' beginning only.
+When all views are asked for, those that cannot be built are left out, and the reason is printed.`,
 		Example: `  walrill replay --until 0/16B3748 --schema then
   walrill replay order_summary --until 2026-05-01T12:00:00Z --schema may`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -96,10 +97,24 @@ func (f *replayFlags) run(cmd *cobra.Command, view string) error {
 	_, lsn := event.SplitClock(result.Position)
 	out := cmd.OutOrStdout()
 	if f.json {
-		return json.NewEncoder(out).Encode(map[string]any{"schema": f.schema, "position_lsn": change.LSN(lsn).String(), "events": result.Events, "rows": result.Rows})
+		answer := map[string]any{"schema": f.schema, "position_lsn": change.LSN(lsn).String(), "events": result.Events, "rows": result.Rows}
+		if len(result.Refused) > 0 {
+			answer["set_aside"] = result.Refused
+		}
+		if len(result.LeftOut) > 0 {
+			answer["not_built"] = result.LeftOut
+		}
+		return json.NewEncoder(out).Encode(answer)
 	}
 	for _, name := range slices.Sorted(maps.Keys(result.Rows)) {
-		fmt.Fprintf(out, "%s.%s: %d rows\n", f.schema, name, result.Rows[name])
+		aside := ""
+		if n := result.Refused[name]; n > 0 {
+			aside = fmt.Sprintf(", %d keys set aside, because an event was refused", n)
+		}
+		fmt.Fprintf(out, "%s.%s: %d rows%s\n", f.schema, name, result.Rows[name], aside)
+	}
+	for _, name := range slices.Sorted(maps.Keys(result.LeftOut)) {
+		fmt.Fprintf(out, "%s: not built: %s\n", name, result.LeftOut[name])
 	}
 	fmt.Fprintf(out, "as of %s, from %d events; DROP SCHEMA %s CASCADE removes it\n", change.LSN(lsn), result.Events, quoteName(f.schema))
 	return nil

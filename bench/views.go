@@ -23,22 +23,35 @@ type viewKind struct{ name, yaml string }
 
 const documentKind = "Redis documents"
 
-var viewKinds = []viewKind{
-	{"mirror", "  seen: {mirror: public.orders}\n"},
-	{"two joins", `  seen:
+const (
+	joinsYAML = `  seen:
     key: id
     query: |
       SELECT o.id, o.status, o.total, c.name AS customer, r.name AS region
       FROM orders o JOIN customers c ON c.id = o.customer_id JOIN regions r ON r.id = c.region_id
-`},
-	{"fold", `  seen:
+`
+	foldYAML = `  seen:
     key: id
     table: {id: bigint, customer_id: int, status: text, total: "numeric(12,2)", placed_at: timestamptz, note: text}
     fold:
       orders.read: INSERT INTO seen VALUES (:key, :data.customer_id, :data.status, :data.total, :data.placed_at, :data.note)
       orders.created: INSERT INTO seen VALUES (:key, :data.customer_id, :data.status, :data.total, :data.placed_at, :data.note)
       orders.updated: UPDATE seen SET customer_id = :data.customer_id, status = :data.status, total = :data.total, placed_at = :data.placed_at, note = :data.note WHERE id = :key
-`},
+`
+)
+
+// emitting is what a view says of one change in ten, in a stream of its own.
+func emitting(stream string) string {
+	return fmt.Sprintf("    emit: {stream: %s, events: {order.tenth: {when: new.id %% 10 = 0}}}\n", stream)
+}
+
+var viewKinds = []viewKind{
+	{"mirror", "  seen:\n    mirror: public.orders\n"},
+	{"mirror that emits", "  seen:\n    mirror: public.orders\n" + emitting("of_mirror")},
+	{"two joins", joinsYAML},
+	{"two joins, emits", joinsYAML + emitting("of_joins")},
+	{"fold", foldYAML},
+	{"fold that emits", foldYAML + emitting("of_fold")},
 	{documentKind, "  docs: {document: \"order:{id}\", mirror: public.orders}\n"},
 }
 

@@ -202,6 +202,9 @@ func (s *session) retryParked(ctx context.Context) error {
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
+	if err := s.setPlace(ctx); err != nil {
+		return err
+	}
 	if _, err := s.conn.Exec(ctx, "UPDATE walrill.parked SET retry = false WHERE pipeline = $1 AND retry", s.opts.Pipeline); err != nil {
 		return err
 	}
@@ -210,6 +213,9 @@ func (s *session) retryParked(ctx context.Context) error {
 			if f.name == p.View {
 				f.floor = s.pos.read
 				if err := f.retry(ctx, s.conn, p.Ordering, p.Skip); err != nil {
+					return err
+				}
+				if err := s.setPlace(ctx); err != nil { // which emitting folds have left
 					return err
 				}
 			}

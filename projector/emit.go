@@ -101,22 +101,29 @@ func (e *EmitEvent) data() string {
 	return "jsonb_build_object(" + strings.Join(parts, ", ") + ")"
 }
 
-// body is the trigger function of a view.
-func (v *View) emitBody(pipeline, table string, d *definition) string {
+// emitBody is the trigger function of a view.
+func (v *View) emitBody(o *Options, d *definition) string {
+	return fmt.Sprintf(`DECLARE walrill_place text := current_setting('walrill.place', true);
+BEGIN
+  IF coalesce(walrill_place, '') = '' THEN RETURN NULL; END IF;
+%s%s  RETURN NULL;
+END`, v.notePart(o, d), v.emitSQL(o, d, "left(TG_OP, 1)"))
+}
+
+// emitSQL says what is to be said of `old` and `new`; op is INSERT, UPDATE or DELETE, or how they begin.
+func (v *View) emitSQL(o *Options, d *definition, op string) string {
 	var b strings.Builder
-	b.WriteString("DECLARE place text := current_setting('walrill.place', true);\nBEGIN\n  IF coalesce(place, '') = '' THEN RETURN NULL; END IF;\n")
 	for i := range v.Emit.Events {
 		e := &v.Emit.Events[i]
-		fmt.Fprintf(&b, "  IF (%s) THEN\n    PERFORM walrill.emit(%s, %s, %s, %s, translate(left(TG_OP, 1), 'IUD', 'cud'), (%s)::text, %s, place);\n  END IF;\n",
-			e.When, literal(pipeline), literal(v.Emit.Stream), literal(table), literal(e.Type), e.key(d), e.data())
+		fmt.Fprintf(&b, "  IF (%s) THEN\n    PERFORM walrill.emit(%s, %s, %s, %s, translate(%s, 'IUD', 'cud'), (%s)::text, %s, walrill_place);\n  END IF;\n",
+			e.When, literal(o.Pipeline), literal(v.Emit.Stream), literal(o.Schema+"."+v.Name), literal(e.Type), op, e.key(d), e.data())
 	}
-	return b.String() + "  RETURN NULL;\nEND"
+	return b.String()
 }
 
 // loadEmits puts the triggers of live views in step with the configuration. A view whose definition is about to change
 // emits by the one that it is kept by.
 func (s *session) loadEmits(ctx context.Context) error {
-	s.emitsRows = false
 	emits := map[string]bool{}
 	for i := range s.opts.Views {
 		v := &s.opts.Views[i]
@@ -124,10 +131,7 @@ func (s *session) loadEmits(ctx context.Context) error {
 		if row == nil || row.state != stateLive || row.def == nil {
 			continue
 		}
-		if emits[v.Name] = v.Emit != nil; v.Emit != nil && !row.def.folds() {
-			s.emitsRows = true
-		}
-		if !row.def.same(s.wanted[v.Name]) {
+		if emits[v.Name] = v.Emit != nil; v.Emit != nil && !row.def.same(s.wanted[v.Name]) {
 			continue
 		}
 		if err := s.installEmit(ctx, v, row.def); err != nil {
@@ -137,32 +141,37 @@ func (s *session) loadEmits(ctx context.Context) error {
 	for _, f := range s.folds {
 		f.emits = emits[f.view]
 	}
+	s.loadSteps(emits)
 	return nil
 }
 
 // installEmit makes the trigger of a view, or removes it, where it is not as it should be.
 func (s *session) installEmit(ctx context.Context, v *View, d *definition) error {
 	table := qualified(s.opts.Schema, v.Name)
-	function := qualified(mirrorSchema(s.opts.Pipeline), "emit~"+v.Name)
+	schema := mirrorSchema(s.opts.Pipeline)
+	function, parts := qualified(schema, "emit~"+v.Name), partsFunction(s.opts, v.Name)
 	var has string
 	var fires bool
 	err := s.conn.QueryRow(ctx, `SELECT coalesce((SELECT prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1 AND p.proname = $2), ''),
-		EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($3) AND tgname = $4)`, mirrorSchema(s.opts.Pipeline), "emit~"+v.Name, table, emitTrigger).Scan(&has, &fires)
+		EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($3) AND tgname = $4)`, schema, "emit~"+v.Name, table, emitTrigger).Scan(&has, &fires)
 	if err != nil {
 		return err
 	}
 	want := ""
 	if v.Emit != nil {
-		want = v.emitBody(s.opts.Pipeline, s.opts.Schema+"."+v.Name, d)
+		want = v.emitBody(s.opts, d)
 	}
 	if has == want && fires == (want != "") {
 		return nil
 	}
 	return s.in(ctx, s.pos, func(tx pgx.Tx) error {
-		sql := []string{fmt.Sprintf("DROP TRIGGER IF EXISTS %s ON %s", quoteIdent(emitTrigger), table), "DROP FUNCTION IF EXISTS " + function + "()"}
+		sql := []string{fmt.Sprintf("DROP TRIGGER IF EXISTS %s ON %s", quoteIdent(emitTrigger), table), "DROP FUNCTION IF EXISTS " + function + "()", "DROP FUNCTION IF EXISTS " + parts + "()"}
 		if want != "" {
 			sql = append(sql, "CREATE FUNCTION "+function+"() RETURNS trigger LANGUAGE plpgsql AS $walrill$"+want+"$walrill$",
 				fmt.Sprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %s()", quoteIdent(emitTrigger), table, function))
+		}
+		if want != "" && d.Kind == "mirror" {
+			sql = append(sql, "CREATE FUNCTION "+parts+"() RETURNS void LANGUAGE plpgsql AS $walrill$"+v.partsBody(s.opts, d)+"$walrill$")
 		}
 		for _, q := range sql {
 			if err := tryExec(ctx, tx, q); err != nil {

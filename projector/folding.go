@@ -126,14 +126,16 @@ func (f *folding) run(ctx context.Context, conn *pgx.Conn, events []event.Event)
 	}
 	b := &pgx.Batch{}
 	b.Queue("SET LOCAL search_path = " + f.path)
+	place := ""
 	for i := range events {
 		st := f.statements[events[i].Type]
 		args, err := st.args(&events[i])
 		if err != nil {
 			return err
 		}
-		if f.emits {
-			b.Queue(setPlace, f.place(&events[i]))
+		if at := f.place(&events[i]); f.emits && at != place {
+			b.Queue(setPlace, at)
+			place = at
 		}
 		b.Queue(st.name, args...).Exec(f.check)
 	}

@@ -78,10 +78,7 @@ func (s *session) takeFolds(ctx context.Context, e *event.Event) error {
 
 func (s *session) flushFold(ctx context.Context, f *folding) error {
 	f.floor = s.pos.read
-	if err := f.flush(ctx, s.conn, s.careful); err != nil || !f.emits {
-		return err
-	}
-	return s.setPlace(ctx)
+	return f.flush(ctx, s.conn, s.careful)
 }
 
 // foldsAll reports whether a fold has every event of a stream, so that each partition begins with its first.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,11 +24,9 @@ const (
 // batch is what is gathered for one transaction of the store.
 type batch struct {
 	events int
-	commit uint64    // of the last event
-	open   bool      // the transaction has begun: a part is written already
-	time   time.Time // of the last event
-	tx     uint32
-	part   map[string]bool // mirrors that were written in it
+	commit uint64          // of the last event
+	open   bool            // the transaction has begun: a part is written already
+	part   map[string]bool // mirrors that were written in it, and whose changed rows no query has seen yet
 }
 
 // follow applies events until something fails or ctx ends.
@@ -39,7 +38,7 @@ func (s *session) follow(ctx context.Context) error {
 			}
 			s.tend = time.Now().Add(tendEvery)
 		}
-		e, ok, err := s.step(ctx)
+		e, ok, err := s.next(ctx)
 		switch {
 		case errors.Is(err, errIdle) && ctx.Err() == nil:
 		case err != nil:
@@ -49,6 +48,7 @@ func (s *session) follow(ctx context.Context) error {
 				return err
 			}
 		default:
+			s.calm = 0 // nothing is behind: another refusal costs little
 			if err := s.commit(ctx, s.feed.Watermark()); err != nil {
 				return err
 			}
@@ -56,8 +56,8 @@ func (s *session) follow(ctx context.Context) error {
 	}
 }
 
-// step waits for the feed, but no longer than until something is to be looked after.
-func (s *session) step(ctx context.Context) (event.Event, bool, error) {
+// next waits for the feed, but no longer than until something is to be looked after.
+func (s *session) next(ctx context.Context) (event.Event, bool, error) {
 	if s.batch.events > 0 {
 		return s.feed.Step(ctx)
 	}
@@ -70,9 +70,18 @@ func (s *session) step(ctx context.Context) (event.Event, bool, error) {
 	return s.feed.Step(ctx)
 }
 
+// most is how many events a batch has until it ends with a source transaction. Where a row is refused, what is emitted is found out of one
+// source transaction after the other.
+func (s *session) most() int {
+	if s.careful && s.inSteps() {
+		return 1
+	}
+	return maxBatch
+}
+
 // take adds an event to the batch.
 func (s *session) take(ctx context.Context, e *event.Event) error {
-	if (s.batch.events >= maxBatch || s.emitsRows && s.batch.events > 0) && e.Position.Commit > s.batch.commit {
+	if s.batch.events >= s.most() && e.Position.Commit > s.batch.commit {
 		if err := s.commit(ctx, e.Position.Commit); err != nil {
 			return err
 		}
@@ -81,7 +90,7 @@ func (s *session) take(ctx context.Context, e *event.Event) error {
 		return err
 	}
 	s.batch.events++
-	s.batch.commit, s.batch.time, s.batch.tx = e.Position.Commit, e.Time, e.Tx
+	s.batch.commit = e.Position.Commit
 	if err := s.takeFolds(ctx, e); err != nil {
 		return err
 	}
@@ -92,8 +101,13 @@ func (s *session) take(ctx context.Context, e *event.Event) error {
 		if e.Schema != m.shape && e.Schema != 0 {
 			m.shape, s.reshaped = e.Schema, true
 		}
-		if m.fold.bytes > maxFold && m.fold.mayFlush(e) {
-			if err := s.write(ctx, m); err != nil {
+		if m.stepped {
+			if err := s.step(ctx, m, e); err != nil {
+				return err
+			}
+		}
+		if m.fold.bytes > maxFold && m.fold.mayFlush(e) && !(s.careful && m.emits) {
+			if err := s.writePart(ctx, m); err != nil {
 				return err
 			}
 		}
@@ -108,6 +122,9 @@ func (s *session) take(ctx context.Context, e *event.Event) error {
 func (s *session) lookup(ctx context.Context, m *mirror) lookup {
 	return func(key []byte) (row, error) {
 		if err := s.begin(ctx); err != nil {
+			return nil, err
+		}
+		if err := s.send(ctx); err != nil {
 			return nil, err
 		}
 		return m.stored(ctx, s.conn)(key)
@@ -139,61 +156,35 @@ func (s *session) begin(ctx context.Context) error {
 		return nil
 	}
 	s.batch.open = true
-	if _, err := s.conn.Exec(ctx, "BEGIN"); err != nil {
-		return err
-	}
-	return s.setPlace(ctx)
-}
-
-// setPlace says which source transaction mirrors and queries are at, when they emit events.
-func (s *session) setPlace(ctx context.Context) error {
-	if !s.emitsRows {
-		return nil
-	}
-	_, err := s.conn.Exec(ctx, setPlace, placeOf(s.batch.commit, s.pos.read, s.batch.time, s.batch.tx))
+	_, err := s.conn.Exec(ctx, "BEGIN")
 	return err
 }
 
-// write sends what a mirror has gathered, within the batch's transaction.
-func (s *session) write(ctx context.Context, mirrors ...*mirror) error {
-	if err := s.begin(ctx); err != nil {
-		return err
-	}
-	var list []statement
-	for _, m := range mirrors {
-		parked := s.parked[m.Name] > 0
-		if parked {
-			if err := m.fillParked(ctx, s.conn, s.opts.Pipeline); err != nil {
-				return err
-			}
-		}
-		list = append(list, m.statements(parked)...)
-		if s.batch.part == nil {
-			s.batch.part = map[string]bool{}
-		}
-		if m.changed != "" {
-			s.batch.part[m.Name] = true
+// step ends what is at work of an earlier source transaction, before a mirror takes an event.
+func (s *session) step(ctx context.Context, m *mirror, e *event.Event) error {
+	if s.steps.emits && e.Position.Commit > s.steps.commit {
+		if err := s.endStep(ctx); err != nil {
+			return err
 		}
 	}
-	if err := s.exec(ctx, list); err != nil {
-		return err
-	}
-	for _, m := range mirrors {
-		m.fold.reset()
-	}
+	s.steps.commit, s.steps.time, s.steps.tx = e.Position.Commit, e.Time, e.Tx
+	s.steps.emits = s.steps.emits || m.emits
 	return nil
 }
 
-// exec runs statements in one round trip; in careful mode one by one.
-func (s *session) exec(ctx context.Context, list []statement) error {
-	if s.careful {
-		for _, st := range list {
-			if err := s.execCarefully(ctx, st); err != nil {
-				return err
-			}
-		}
-		return nil
+// writePart sends what a mirror has gathered of a large source transaction.
+func (s *session) writePart(ctx context.Context, m *mirror) error {
+	if err := s.begin(ctx); err != nil {
+		return err
 	}
+	if err := s.bringMirror(ctx, m, true); err != nil {
+		return err
+	}
+	return s.send(ctx)
+}
+
+// exec runs statements in one round trip.
+func (s *session) exec(ctx context.Context, list []statement) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -228,27 +219,22 @@ func (st *statement) check(rows int64) error {
 // commit writes the batch, with every view that it touches and the position, and commits. Everything below
 // clock has been handed out.
 func (s *session) commit(ctx context.Context, clock uint64) error {
-	var mirrors []*mirror
-	for _, m := range s.mirrors {
-		if !m.fold.empty() {
-			mirrors = append(mirrors, m)
-		}
-	}
 	next := s.pos
 	next.read = clock
 	if s.pos.gap == "" {
 		next.shown = clock
 	}
-	if len(mirrors) == 0 && !s.batch.open && !s.foldsPending() {
+	if !s.batch.open && !s.foldsPending() && !slices.ContainsFunc(s.mirrors, func(m *mirror) bool { return !m.fold.empty() }) {
 		return s.advance(ctx, next)
 	}
-	if err := s.apply(ctx, mirrors, next); err != nil {
+	if err := s.apply(ctx, next); err != nil {
 		s.conn.Exec(context.WithoutCancel(ctx), "ROLLBACK") //nolint:errcheck // the session ends
 		return err
 	}
 	events := s.batch.events
 	s.batch = batch{}
-	s.careful = false
+	s.calm -= events
+	s.careful = clock <= s.until || s.calm > 0
 	clear(s.dirty)
 	s.moved(next, events)
 	return nil
@@ -288,38 +274,35 @@ func (s *session) moved(next position, events int) {
 }
 
 // apply is the transaction of a batch: mirrors, views, position.
-func (s *session) apply(ctx context.Context, mirrors []*mirror, next position) error {
-	if err := s.write(ctx, mirrors...); err != nil {
+func (s *session) apply(ctx context.Context, next position) error {
+	if err := s.begin(ctx); err != nil {
 		return err
 	}
-	var list []statement
-	for _, q := range s.queries {
-		if touched := s.touched(q); touched != nil {
-			if s.careful {
-				if err := s.recomputeCarefully(ctx, q, touched); err != nil {
-					return err
-				}
-				continue
-			}
-			list = append(list, statement{sql: q.recomputeSQL(touched), rows: -1})
-			if s.parked[q.name] > 0 {
-				list = append(list, statement{rows: -1, args: []any{q.name}, sql: "DELETE FROM walrill.parked WHERE view = $1 AND key IN (SELECT to_jsonb(k) FROM (" + q.keysSQL(touched) + ") k)"})
-			}
-		}
-	}
-	if err := s.flushFolds(ctx); err != nil {
+	if err := s.endStep(ctx); err != nil {
 		return err
 	}
+	var mirrors []*mirror
 	for _, m := range s.mirrors {
-		if s.batch.part[m.Name] && m.changed != "" {
-			list = append(list, m.empty(2*s.batch.events)) // the old and the new versions
+		if !m.fold.empty() {
+			mirrors = append(mirrors, m)
 		}
 	}
-	list = append(list, statement{sql: savePosition, args: s.positionArgs(next), rows: 1})
-	if st, ok := s.seqStatement(); ok {
-		list = append(list, st)
+	if err := s.bring(ctx, mirrors, s.mirrors, s.queries); err != nil {
+		return err
 	}
-	if err := s.exec(ctx, list); err != nil {
+	if s.foldsPending() {
+		if err := s.send(ctx); err != nil {
+			return err
+		}
+		if err := s.flushFolds(ctx); err != nil {
+			return err
+		}
+	}
+	s.queue.list = append(s.queue.list, statement{sql: savePosition, args: s.positionArgs(next), rows: 1})
+	if st, ok := s.seqStatement(); ok {
+		s.queue.list = append(s.queue.list, st)
+	}
+	if err := s.send(ctx); err != nil {
 		return err
 	}
 	_, err := s.conn.Exec(ctx, "COMMIT")

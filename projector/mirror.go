@@ -21,11 +21,17 @@ type mirror struct {
 	dead    int    // rows that were deleted from it, about
 	fold    *fold
 	shape   int // version of the table's columns in the event before; 0 before the first
+
+	stepped       bool   // it is brought from one source transaction to the next
+	emits         bool   // what changes in it may be emitted
+	parts         bool   // some of a source transaction is written
+	partsFunction string // says what they come to
 }
 
 func newMirror(o *Options, def mirrorDef, filling bool) *mirror {
 	m := &mirror{mirrorDef: def, filling: filling, table: tableOf(o, &def, filling)}
 	m.fold = newFold(def.Columns, def.Key)
+	m.partsFunction = partsFunction(o, def.Name)
 	return m
 }
 
@@ -58,7 +64,7 @@ type statement struct {
 func (m *mirror) statements(parked bool) []statement {
 	var list []statement
 	if m.fold.truncated {
-		list = append(list, statement{sql: m.recording("DELETE FROM "+m.table+" m", "RETURNING m.*", ""), rows: -1})
+		list = append(list, m.truncate())
 	}
 	if keys := m.fold.deleted(); len(keys) > 0 {
 		list = append(list, statement{sql: m.deleteSQL(), args: []any{string(array(keys))}, rows: -1, mirror: m, values: keys})
@@ -101,14 +107,47 @@ func (m *mirror) jsonKey(r string) string {
 	return "jsonb_build_object(" + strings.Join(parts, ", ") + ")"
 }
 
-// truncateAfter is how many dead rows the table of changed rows may hold, since each batch reads over them. TRUNCATE is the
-// dearer way for a few rows: it makes new files.
-const truncateAfter = 5000
+// truncate empties the mirror. A row that is there again behind it has changed, and did not go and come, to who is told of it.
+func (m *mirror) truncate() statement {
+	var stay [][]byte
+	for _, c := range m.fold.order {
+		if c.row != nil && m.emits && m.View {
+			stay = append(stay, c.key)
+		}
+	}
+	if stay == nil {
+		return statement{sql: m.recording("DELETE FROM "+m.table+" m", "RETURNING m.*", ""), rows: -1}
+	}
+	return statement{args: []any{string(array(stay))}, rows: -1,
+		sql: fmt.Sprintf("WITH %s DELETE FROM %s m WHERE NOT EXISTS (SELECT FROM input i WHERE %s)", m.input(m.keyAs()), m.table, equal("m", "i", m.keyAs()))}
+}
 
-// empty empties the table of changed rows, which has so many at most.
-func (m *mirror) empty(rows int) statement {
+// size is about how many bytes the arguments of a statement have.
+func (st *statement) size() (n int) {
+	for _, a := range st.args {
+		if text, ok := a.(string); ok {
+			n += len(text)
+		}
+	}
+	return n
+}
+
+// truncateAfter is how many dead rows the table of changed rows may hold, since each batch reads over them. TRUNCATE is the
+// dearer way for a few rows: it makes new files, though only once in a transaction.
+const truncateAfter = 2000
+
+// noteDead counts the rows, old and new versions, that what is gathered puts into the table of changed rows.
+func (m *mirror) noteDead() {
+	m.dead += 2 * len(m.fold.order)
+	if m.fold.truncated {
+		m.dead += truncateAfter
+	}
+}
+
+// empty empties the table of changed rows.
+func (m *mirror) empty() statement {
 	verb := "DELETE FROM "
-	if m.dead += rows; m.dead > truncateAfter {
+	if m.dead > truncateAfter {
 		verb, m.dead = "TRUNCATE ", 0
 	}
 	return statement{sql: verb + m.changed, rows: -1}

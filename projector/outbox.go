@@ -27,7 +27,7 @@ type Emitted struct {
 
 // OpenOutbox opens a session of the store.
 func OpenOutbox(ctx context.Context, url, pipeline string) (*Outbox, error) {
-	conn, err := connect(ctx, url, pipeline)
+	conn, err := connect(ctx, url, pipeline+" outbox")
 	if err != nil {
 		return nil, err
 	}
@@ -41,11 +41,11 @@ func (o *Outbox) Close() {
 	o.conn.Close(ctx) //nolint:errcheck // what it did is committed
 }
 
-// After returns at most n events behind one, in the order of IDs and streams; behind the zero one, the first. They are the caller's.
+// After returns at most n events behind one, of commit after commit, stream after stream, in the order of IDs; behind the zero one, the first. They are the caller's.
 func (o *Outbox) After(ctx context.Context, last Emitted, n int) ([]Emitted, error) {
 	rows, err := o.conn.Query(ctx, `SELECT stream, commit::text, n, source, type, coalesce(key, ''), op, time, tx, data::text FROM walrill.outbox
-		WHERE pipeline = $1 AND (commit, n, stream) > ($2::text::numeric, $3, $4) ORDER BY commit, n, stream LIMIT $5`,
-		o.pipeline, strconv.FormatUint(last.Position.Commit, 10), int64(last.Position.Ordinal), last.Stream, n)
+		WHERE pipeline = $1 AND (commit, stream, n) > ($2::text::numeric, $3, $4) ORDER BY commit, stream, n LIMIT $5`,
+		o.pipeline, strconv.FormatUint(last.Position.Commit, 10), last.Stream, int64(last.Position.Ordinal), n)
 	if err != nil {
 		return nil, fmt.Errorf("read what views emit: %w", err)
 	}

@@ -237,8 +237,12 @@ const (
 func (p *Projector) Run(ctx context.Context) error {
 	wait := firstBackoff
 	careful, ran := false, false
+	var until uint64
 	for {
-		s := &session{projector: p, opts: &p.opts, careful: careful, failed: map[string]time.Time{}, stop: func() {}}
+		s := &session{projector: p, opts: &p.opts, careful: careful, until: until, failed: map[string]time.Time{}, stop: func() {}}
+		if careful {
+			s.calm = maxBatch
+		}
 		began := time.Now()
 		err := s.run(ctx)
 		if ctx.Err() != nil {
@@ -259,6 +263,7 @@ func (p *Projector) Run(ctx context.Context) error {
 			continue
 		}
 		if careful = !s.careful && isDataError(err); careful {
+			until = s.batch.commit
 			continue
 		}
 		p.note(func(st *Status) { st.State, st.Error = StateRetrying, err.Error() })

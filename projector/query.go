@@ -16,6 +16,8 @@ type query struct {
 	schema string // of the pipeline
 	table  string // quoted
 	source string // the SQL view that computes it, quoted
+
+	stepped bool // it is brought from one source transaction to the next
 }
 
 func newQuery(o *Options, name string, def *definition) *query {

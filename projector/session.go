@@ -19,25 +19,26 @@ import (
 type session struct {
 	projector *Projector
 	opts      *Options
-	careful   bool // a row was refused: find out which
-	ran       bool // it came to following
+	careful   bool   // a row was refused: find out which
+	until     uint64 // in what was committed up to here; and for
+	calm      int    // so many more events, where one refusal is seldom alone
+	ran       bool   // it came to following
 	conn      *pgx.Conn
 	fence     int64
 	lock      uint64 // the position that walrill.wait can see
 
-	tables    []Table
-	wanted    map[string]*definition // by view: what the configuration asks for
-	views     map[string]*viewRow
-	mirrors   []*mirror // in use, unless there is a gap, and those that are being filled
-	queries   []*query  // that are kept
-	folds     []*folding
-	fillers   map[string]*filler // of folds, by view
-	repair    string             // the last one of the streams
-	emitsRows bool               // mirrors or queries emit events: each source transaction is one of the store
-	repairAt  time.Time          // when that was read
-	bySrc     map[string][]*mirror
-	parked    map[string]int       // by view or mirror
-	failed    map[string]time.Time // views that could not be built, and when that was tried
+	tables   []Table
+	wanted   map[string]*definition // by view: what the configuration asks for
+	views    map[string]*viewRow
+	mirrors  []*mirror // in use, unless there is a gap, and those that are being filled
+	queries  []*query  // that are kept
+	folds    []*folding
+	fillers  map[string]*filler // of folds, by view
+	repair   string             // the last one of the streams
+	repairAt time.Time          // when that was read
+	bySrc    map[string][]*mirror
+	parked   map[string]int       // by view or mirror
+	failed   map[string]time.Time // views that could not be built, and when that was tried
 
 	reshaped bool // there were events of another version of a table: its columns may not be those that the views are planned with
 
@@ -49,6 +50,8 @@ type session struct {
 	stop  context.CancelFunc // ends the reading of feed
 	reads sync.WaitGroup     // of feed and of those before it
 	batch batch
+	steps steps
+	queue queue
 	tend  time.Time // when to look after fillings and requests again
 	told  time.Time // when the progress was told
 }

@@ -117,6 +117,9 @@ func (s *session) repairKeys(ctx context.Context) error {
 	if err := s.begin(ctx); err != nil {
 		return err
 	}
+	if err := s.setPlace(ctx); err != nil {
+		return err
+	}
 	for _, r := range list {
 		if _, err := s.conn.Exec(ctx, "DELETE FROM walrill.repairs WHERE pipeline = $1 AND view = $2 AND key = $3::jsonb", s.opts.Pipeline, r.View, r.Key); err != nil {
 			return fmt.Errorf("note what is repaired: %w", err)

@@ -13,13 +13,14 @@
 //  4. Wait on :commits for the next W.
 //
 // On Redis this needs the commands XREAD, XREVRANGE, HMGET and EXISTS, and the
-// right to read (%R~) the streams and walrill:{pipeline}:*.
+// right to read (%R~) the streams and walrill:{pipeline}:*. Step and Ranks need XINFO, too.
 package consumer
 
 import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -52,6 +53,8 @@ type Reader struct {
 	told    uint64       // the watermark that Step has told of
 	lost    bool         // the watermark is below one that was reached, which was reported
 	held    *event.Event // comes next, behind an error about it
+	looked  time.Time    // when Step looked for what was trimmed before it was read
+	owed    bool         // it is to look once more
 }
 
 // Open finds the streams' partitions and the start. Unlike Next it does not
@@ -99,7 +102,7 @@ func Open(ctx context.Context, o Options) (*Reader, error) {
 // missing right, comes back until its cause is gone.
 func (r *Reader) Next(ctx context.Context) (event.Event, error) {
 	for {
-		if e, ok, err := r.Step(ctx); ok || err != nil {
+		if e, ok, err := r.step(ctx, false); ok || err != nil {
 			return e, err
 		}
 	}
@@ -107,8 +110,18 @@ func (r *Reader) Next(ctx context.Context) (event.Event, error) {
 
 // Step is Next for those who follow the watermark too: it also returns, with
 // ok false, when the watermark has moved and everything below it has been handed
-// out. Watermark says where it is.
+// out. Watermark says where it is. Before it says so, at first and then each second, it looks
+// whether entries were trimmed that were never read and have none behind them: that is a *TrimmedError.
 func (r *Reader) Step(ctx context.Context) (e event.Event, ok bool, err error) {
+	if e, ok, err = r.step(ctx, true); err == nil && !ok {
+		r.owed = true
+		err = r.lookIfDue(ctx)
+	}
+	return e, ok, err
+}
+
+// step is Step, and with look it looks behind also while no watermark comes.
+func (r *Reader) step(ctx context.Context, look bool) (e event.Event, ok bool, err error) {
 	for ctx.Err() == nil {
 		if r.held != nil {
 			e := *r.held
@@ -122,6 +135,11 @@ func (r *Reader) Step(ctx context.Context) (e event.Event, ok bool, err error) {
 		if r.merge.drained() && r.merge.limit > r.told {
 			r.told = r.merge.limit
 			return event.Event{}, false, nil
+		}
+		if look && r.merge.drained() {
+			if err := r.lookIfDue(ctx); err != nil {
+				return event.Event{}, false, err
+			}
 		}
 		if err := r.proceed(ctx); err != nil {
 			return event.Event{}, false, err

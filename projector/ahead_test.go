@@ -36,6 +36,8 @@ func (f *listFeed) Step(ctx context.Context) (event.Event, bool, error) {
 	return event.Event{Position: event.Position{Commit: f.n}, Data: make([]byte, 100)}, true, nil
 }
 
+func (f *listFeed) Ranks(context.Context) (map[string]uint64, error) { return nil, nil }
+
 // What is read ahead comes in the same order, with the watermarks at the same places and the error at the end.
 func TestAheadKeepsTheOrder(t *testing.T) {
 	broken := errors.New("broken")

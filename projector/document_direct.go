@@ -194,8 +194,9 @@ func (k *directKeeper) request(ctx context.Context, why string) (string, error) 
 // forgetSeqs is for when the streams are read from another place.
 func (k *directKeeper) forgetSeqs() {
 	for key := range k.seqs {
-		k.seqs[key], k.dirty[key] = 0, true
+		k.dirty[key] = true
 	}
+	clear(k.seqs)
 }
 
 // stateFields are those that say how far reading is.
@@ -203,7 +204,7 @@ func (k *directKeeper) stateFields(state string) []string {
 	fields := []string{"state", state, "read", fmt.Sprint(k.pos.read)}
 	for key := range k.dirty {
 		value := ""
-		if n := k.seqs[key]; n > 0 {
+		if n, known := k.seqs[key]; known {
 			value = fmt.Sprint(n)
 		}
 		fields = append(fields, "seq:"+key, value)
@@ -217,7 +218,28 @@ func (k *directKeeper) open(ctx context.Context) (err error) {
 		after = event.Position{Commit: k.pos.read - 1, Ordinal: ^uint64(0)}
 	}
 	feed, err := k.opts.Open(ctx, []string{k.def.Mirror.Stream}, after)
-	k.feed, err = steadily(feed, k.opts.Log, err)
+	if k.feed, err = steadily(feed, k.opts.Log, err); err != nil {
+		return err
+	}
+	return k.beginStream(ctx)
+}
+
+// beginStream notes from which event on each partition is read, when its stream is read for the first time.
+func (k *directKeeper) beginStream(ctx context.Context) error {
+	fresh, err := begun(ctx, k.feed, []string{k.def.Mirror.Stream}, k.seqs)
+	if err != nil || len(fresh) == 0 {
+		return err
+	}
+	for key, seq := range fresh {
+		k.seqs[key], k.dirty[key] = seq, true
+	}
+	state := stateFilling
+	if k.live() {
+		state = stateLive
+	}
+	if _, err = k.store.write(ctx, docCall{fields: k.stateFields(state)}); err == nil {
+		clear(k.dirty)
+	}
 	return err
 }
 

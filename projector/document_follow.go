@@ -109,9 +109,8 @@ func (k *directKeeper) noteRead(e *event.Event) error {
 // contiguous checks that nothing is missing in the event's partition.
 func (k *directKeeper) contiguous(e *event.Event) error {
 	key := e.Stream.Keys[e.Partition]
-	last := k.seqs[key]
-	if e.Seq != last+1 && (last > 0 || k.pos.read == 0) {
-		return &MissingError{fmt.Errorf("%s: event %d at %v comes behind event %d", key, e.Seq, e.Position, last)}
+	if last := k.seqs[key]; e.Seq != last+1 {
+		return gap(key, last, e)
 	}
 	k.seqs[key] = e.Seq
 	k.dirty[key] = true
@@ -293,15 +292,20 @@ func (k *directKeeper) filled(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	ours := k.ask == "" && b.Whole || k.ask != "" && b.Request == k.ask
-	if !ours && b.Pending != k.ask {
-		// Somebody asked for another backfill in the meantime, or Redis has forgotten ours.
-		if k.ask, err = k.opts.Backfills.Request(ctx, k.def.Mirror.Source); err == nil {
-			_, err = k.store.write(ctx, docCall{fields: []string{"backfill", k.ask}})
+	id, ours, asked := b.answers(k.ask)
+	if !asked {
+		// Somebody asked for something else in the meantime, or Redis has forgotten ours.
+		if id, err = k.opts.Backfills.Request(ctx, k.def.Mirror.Source); err != nil {
+			return false, err
 		}
-		return false, err
 	}
-	if b.Error != "" {
+	if id != k.ask {
+		if _, err = k.store.write(ctx, docCall{fields: []string{"backfill", id}}); err != nil {
+			return false, err
+		}
+		k.ask = id
+	}
+	if b.Error != "" && ours {
 		k.documents.note(k.view.Name, func(s *DocumentStatus) { s.Error = "the backfill of " + k.def.Mirror.Source + " failed: " + b.Error })
 	}
 	return ours && b.Done && b.Error == "" && k.pos.read >= max(b.Clock, b.End), nil

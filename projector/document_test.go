@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"maps"
 	"strings"
 	"testing"
@@ -90,6 +91,14 @@ func (s *documentSource) transaction(t *rapid.T) {
 	}
 }
 
+// ranked is a feed of which only the beginning is known.
+type ranked struct {
+	Feed
+	ranks map[string]uint64
+}
+
+func (f ranked) Ranks(context.Context) (map[string]uint64, error) { return f.ranks, nil }
+
 // keeper is what goes on from what Redis has.
 func (s *documentSource) keeper(t *rapid.T, client redis.UniversalClient, v *DocumentView) *directKeeper {
 	o := &DocumentOptions{Pipeline: "p", Client: client, Views: []DocumentView{*v}, Backfills: s, Log: slog.New(slog.DiscardHandler),
@@ -103,6 +112,14 @@ func (s *documentSource) keeper(t *rapid.T, client redis.UniversalClient, v *Doc
 		if _, err = k.store.claim(context.Background(), false); err == nil {
 			err = k.load(context.Background())
 		}
+	}
+	if err == nil {
+		before := slices.IndexFunc(s.log, func(e event.Event) bool { return e.Position.Commit >= k.pos.read })
+		if before < 0 {
+			before = len(s.log)
+		}
+		k.feed = ranked{ranks: map[string]uint64{"t": uint64(before)}}
+		err = k.beginStream(context.Background())
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -13,12 +13,16 @@ type Feed interface {
 	// Step returns the next event, waiting for it as long as ctx allows. ok is false
 	// when instead the watermark has moved and everything below it was handed out.
 	//
+	// Nothing may be missing unnoticed: also entries that were trimmed before they were read, with none behind them.
 	// An error with a method Missing says that events are missing or came out of order, so that what is made of them cannot be right any
 	// more. One with a method Foreign is about an entry that is not walrill's, and one with a method Lost says that Redis has lost
 	// what will come again: the next call goes on behind these.
 	Step(ctx context.Context) (e event.Event, ok bool, err error)
 	// Watermark is the watermark up to which events are handed out at present.
 	Watermark() uint64
+	// Ranks are the seqs that the streams' partitions had come to where the feed begins; 0 where no event was before. It is called
+	// before Step, when a stream is read for the first time.
+	Ranks(ctx context.Context) (map[string]uint64, error)
 }
 
 // A MissingError of a Feed, or of who opens it, says that events are missing.

@@ -282,11 +282,17 @@ func (s *session) filled(ctx context.Context, m *mirror) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	ours := m.request == "" && b.Whole || m.request != "" && b.Request == m.request
+	id, ours, asked := b.answers(m.request)
 	switch {
-	case !ours && b.Pending != m.request:
+	case !asked:
 		return false, s.requestAgain(ctx, m.Source)
-	case b.Error != "":
+	case id != m.request:
+		if err := s.noteRequest(ctx, m.Source, id); err != nil {
+			return false, err
+		}
+	}
+	switch {
+	case b.Error != "" && ours:
 		return false, s.tell(ctx, m, "the backfill of "+m.Source+" failed: "+b.Error)
 	}
 	return ours && b.Done && s.pos.read >= max(b.Clock, b.End), nil
@@ -299,6 +305,11 @@ func (s *session) requestAgain(ctx context.Context, table string) error {
 	if err != nil {
 		return err
 	}
+	return s.noteRequest(ctx, table, request)
+}
+
+// noteRequest has the mirrors of a table that are being filled wait for a request.
+func (s *session) noteRequest(ctx context.Context, table, request string) error {
 	for _, m := range s.mirrors {
 		if !m.filling || m.Source != table {
 			continue

@@ -180,6 +180,13 @@ func (fl *filler) gather(ctx context.Context, limit uint64) (uint64, error) {
 		if fl.feed, err = fl.opts.open(fl.reading, fl.def.Fold.Streams, after); err != nil {
 			return 0, err
 		}
+		if fl.def.Fold.Now {
+			fresh, err := begun(fl.reading, fl.feed, fl.def.Fold.Streams, fl.seqs)
+			if err != nil {
+				return err
+			}
+			maps.Copy(fl.seqs, fresh)
+		}
 	}
 	var last uint64
 	for n := 0; ; n++ {
@@ -210,8 +217,7 @@ func (fl *filler) next() (event.Event, bool, error) {
 
 func (fl *filler) take(ctx context.Context, e *event.Event) error {
 	key := e.Stream.Keys[e.Partition]
-	last, known := fl.seqs[key]
-	if (known || !fl.def.Fold.Now) && e.Seq != last+1 {
+	if last := fl.seqs[key]; e.Seq != last+1 {
 		return gap(key, last, e)
 	}
 	fl.seqs[key] = e.Seq

@@ -81,11 +81,6 @@ func (s *session) flushFold(ctx context.Context, f *folding) error {
 	return f.flush(ctx, s.conn, s.careful)
 }
 
-// foldsAll reports whether a fold has every event of a stream, so that each partition begins with its first.
-func (s *session) foldsAll(stream string) bool {
-	return slices.ContainsFunc(s.folds, func(f *folding) bool { return !f.def.Fold.Now && slices.Contains(f.def.Fold.Streams, stream) })
-}
-
 func (s *session) foldsPending() bool {
 	return slices.ContainsFunc(s.folds, func(f *folding) bool { return len(f.events) > 0 })
 }
@@ -340,6 +335,8 @@ func (s *session) takeOver(ctx context.Context, v *viewRow, fl *filler) error {
 	fl.close()
 	delete(s.fillers, v.name)
 	kind, open := v.asked()
+	seqs, dirty := maps.Clone(s.seqs), maps.Clone(s.dirty)
+	s.adoptSeqs(fl)
 	err := s.in(ctx, s.pos, func(tx pgx.Tx) error {
 		if err := tryExec(ctx, tx, "SET LOCAL enable_hashjoin = on"); err != nil {
 			return err
@@ -373,18 +370,28 @@ func (s *session) takeOver(ctx context.Context, v *viewRow, fl *filler) error {
 	})
 	if isDataError(err) {
 		// What somebody has asked of the view's table refuses a row. Everything else goes on.
+		s.seqs, s.dirty = seqs, dirty
 		return s.fillFailed(ctx, v, fl, err)
 	}
 	if err != nil {
 		return fmt.Errorf("take over view %s: %w", v.name, err)
 	}
 	clear(s.dirty)
-	for key, seq := range fl.seqs { // of partitions that nothing else has read
-		if _, known := s.seqs[key]; !known {
+	return s.load(ctx)
+}
+
+// adoptSeqs takes over how far a filler has read what nothing else has.
+func (s *session) adoptSeqs(fl *filler) {
+	for _, stream := range fl.def.Fold.Streams {
+		if !isRead(s.seqs, stream) {
+			s.seqs[stream], s.dirty[stream] = 0, true
+		}
+	}
+	for key, seq := range fl.seqs {
+		if s.seqs[key] == 0 {
 			s.seqs[key], s.dirty[key] = seq, true
 		}
 	}
-	return s.load(ctx)
 }
 
 // endFilling forgets a filling. What is parked of it, is parked of the view.

@@ -134,8 +134,7 @@ func (s *session) lookup(ctx context.Context, m *mirror) lookup {
 // contiguous checks that nothing is missing in the event's partition.
 func (s *session) contiguous(e *event.Event) error {
 	key := e.Stream.Keys[e.Partition]
-	last, known := s.seqs[key]
-	if (known || s.pos.read == 0 || s.foldsAll(e.Stream.Name)) && e.Seq != last+1 {
+	if last := s.seqs[key]; e.Seq != last+1 { // 0 for a partition that came to be since its stream is read
 		return gap(key, last, e)
 	}
 	s.seqs[key] = e.Seq

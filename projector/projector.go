@@ -25,26 +25,6 @@ import (
 	"github.com/walrill/walrill/event"
 )
 
-// Backfill is how far the backfill of a table is.
-type Backfill struct {
-	Known    bool   // there is or was one, or one is asked for
-	Done     bool   // it has ended in order
-	Whole    bool   // it was of all rows
-	Request  string // that it was made for; "" for the first of a pipeline
-	Pending  string // a request that nobody has seen to yet
-	Clock    uint64 // all that it published is below
-	End      uint64 // where in the WAL the last one of all rows had read them; 0 when that is not known
-	Complete uint64 // and the first one: from there on the streams have every row
-	Error    string // why it failed
-}
-
-// Backfills asks for backfills and knows how far they are.
-type Backfills interface {
-	Look(ctx context.Context, table string) (Backfill, error)
-	// Request asks for a backfill of a whole table and names the request.
-	Request(ctx context.Context, table string) (id string, err error)
-}
-
 // Table is a table of the source whose rows a stream carries.
 type Table struct {
 	Name    string // such as public.orders

@@ -284,6 +284,9 @@ func (s *session) openFeed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.beginStreams(ctx, feed, streams); err != nil {
+		return err
+	}
 	ctx, s.stop = context.WithCancel(ctx)
 	a := newAhead()
 	s.reads.Go(func() { a.read(ctx, feed) })

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -70,6 +71,16 @@ type tapeFeed struct {
 }
 
 func (f *tapeFeed) Watermark() uint64 { return f.reached }
+
+func (f *tapeFeed) Ranks(context.Context) (map[string]uint64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n := slices.IndexFunc(f.events, func(e event.Event) bool { return e.Position.Compare(f.after) > 0 })
+	if n < 0 {
+		n = len(f.events)
+	}
+	return map[string]uint64{"s": uint64(n)}, nil
+}
 
 func (f *tapeFeed) Step(ctx context.Context) (event.Event, bool, error) {
 	for {

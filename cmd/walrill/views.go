@@ -136,7 +136,7 @@ func (f *feeds) open(ctx context.Context, streams []string, after event.Position
 		var loss *consumer.LossError
 		switch {
 		case err == nil:
-			return &tailed{Reader: r, client: f.client, pipeline: f.pipeline, streams: streams, log: f.log, start: after, last: map[string]event.Position{}}, nil
+			return r, nil
 		case !errors.As(err, &loss):
 			return nil, err
 		case time.Now().After(deadline):
@@ -162,7 +162,7 @@ func (v *viewBackfills) Look(ctx context.Context, table string) (projector.Backf
 	record := records[table]
 	b := projector.Backfill{Known: record.State != nil || record.Request != nil}
 	if r := record.Request; r != nil {
-		b.Pending = r.ID
+		b.Pending, b.PendingWhole = r.ID, r.Action == "start" && r.Where == ""
 	}
 	s := record.State
 	if s == nil {
@@ -173,7 +173,7 @@ func (v *viewBackfills) Look(ctx context.Context, table string) (projector.Backf
 	case capture.BackfillFailed:
 		b.Error = s.Error
 	case capture.BackfillCancelled:
-		b.Error = "it was cancelled"
+		b.Error, b.Cancelled = "it was cancelled", true
 	}
 	for _, place := range []struct {
 		text  string
@@ -202,9 +202,17 @@ func clockOf(text string, epoch uint8) (uint64, error) {
 	return event.Clock(epoch, uint64(lsn)), err
 }
 
-// Request implements projector.Backfills.
+// Request implements projector.Backfills. What somebody else has asked for, and nobody has seen to, will do.
 func (v *viewBackfills) Request(ctx context.Context, table string) (string, error) {
-	request := event.BackfillRequest{ID: rand.Text(), Action: "start", At: time.Now().UTC()}
+	b, err := v.Look(ctx, table)
+	if err != nil {
+		return "", err
+	}
+	if b.PendingWhole && b.Pending != b.Request && projector.RequestNumber(b.Pending) > 0 {
+		return b.Pending, nil
+	}
+	number := max(projector.RequestNumber(b.Pending), projector.RequestNumber(b.Request)) + 1
+	request := event.BackfillRequest{ID: fmt.Sprintf("%d-%s", number, rand.Text()), Action: "start", At: time.Now().UTC()}
 	return request.ID, v.store.request(ctx, table, request)
 }
 

@@ -183,7 +183,7 @@ func (fl *filler) gather(ctx context.Context, limit uint64) (uint64, error) {
 		if fl.def.Fold.Now {
 			fresh, err := begun(fl.reading, fl.feed, fl.def.Fold.Streams, fl.seqs)
 			if err != nil {
-				return err
+				return 0, err
 			}
 			maps.Copy(fl.seqs, fresh)
 		}

@@ -17,12 +17,15 @@ type Position struct {
 
 const lsnBits = 56
 
+// MaxLSN is the highest LSN that an entry ID has room for.
+const MaxLSN = 1<<lsnBits - 1
+
 // Clock joins an epoch and an LSN into the first half of an entry ID.
 func Clock(epoch uint8, lsn uint64) uint64 { return uint64(epoch)<<lsnBits | lsn }
 
 // SplitClock is the inverse of Clock.
 func SplitClock(clock uint64) (epoch uint8, lsn uint64) {
-	return uint8(clock >> lsnBits), clock & (1<<lsnBits - 1)
+	return uint8(clock >> lsnBits), clock & MaxLSN
 }
 
 // ParseID reads a Redis entry ID, such as 23803720-3.

@@ -15,6 +15,7 @@ import (
 type need struct {
 	args   []string
 	reader bool // only `walrill tail` and its like need it
+	trim   bool // only sink.retention needs it
 }
 
 // rights finds out which commands the user may not run. They are queued in a
@@ -81,14 +82,20 @@ func (c *checker) streamNeeds(key string) []need {
 		needs = append(needs, need{args: wait}, need{args: []string{"XGROUP", "CREATE", key, "walrill:wait", "$"}},
 			need{args: []string{"XGROUP", "DESTROY", key, "walrill:wait"}})
 	}
+	if r := c.o.Retention; !r.None() {
+		needs = append(needs, need{args: []string{"XTRIM", key, "MINID", "~", "0-1"}, trim: true}, need{args: []string{"XRANGE", key, "-", "+", "COUNT", "1"}, trim: true})
+		if r.KeepUnread {
+			needs = append(needs, need{args: []string{"XINFO", "GROUPS", key}, trim: true}, need{args: []string{"XPENDING", key, "g"}, trim: true})
+		}
+	}
 	return needs
 }
 
 // lacking is what was refused.
 type lacking struct {
-	commands, readers []string // as ACL rules
-	keys              []string
-	err               error // why it takes no writes at all
+	commands, readers, trims []string // as ACL rules
+	keys                     []string
+	err                      error // why it takes no writes at all
 }
 
 func (c *checker) tryAll(ctx context.Context, addr string, needs []need, lacks *lacking) error {
@@ -144,6 +151,8 @@ func (l *lacking) note(n need, e replyError) {
 		}
 	case strings.Contains(string(e), "key"):
 		l.keys = append(l.keys, n.args[keyIndex(n.args[0])])
+	case n.trim:
+		l.trims = append(l.trims, rule(n.args))
 	case n.reader:
 		l.readers = append(l.readers, rule(n.args))
 	default:
@@ -189,11 +198,14 @@ func (c *checker) report(l *lacking, streams []*event.Stream) bool {
 	if len(l.readers) > 0 {
 		c.warn("rights", fix(l.readers), "user %s is enough for the daemon, but `walrill tail` reads with commands that it may not use", c.user())
 	}
+	if len(l.trims) > 0 {
+		c.warn("rights", fix(l.trims), "user %s is enough to publish, but sink.retention trims with commands that it may not use: nothing is trimmed", c.user())
+	}
 	if l.err != nil {
 		c.found("writing to Redis", l.err)
 		return false
 	}
-	if len(l.readers) == 0 {
+	if len(l.readers)+len(l.trims) == 0 {
 		c.ok("rights", "user %s may run what walrill needs", c.user())
 	}
 	return true

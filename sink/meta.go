@@ -69,18 +69,26 @@ func readMeta(c *conn, pipeline string) (m event.Meta, watermark uint64, err err
 	if err := probed(commits, replies[0]); err != nil {
 		return m, 0, err
 	}
-	if e, bad := replies[1].(replyError); bad {
-		return m, 0, fmt.Errorf("read %s: %w", key, e)
-	}
-	fields := map[string]string{}
-	for name, v := range asMap(replies[1]) {
-		fields[name], _ = v.(string)
-	}
-	if m, err = event.ParseMeta(fields); err != nil {
-		return m, 0, permanent{fmt.Errorf("read %s: %w", key, err)}
+	if m, err = parseMeta(key, replies[1]); err != nil {
+		return m, 0, err
 	}
 	watermark, err = parseWatermark(commits, replies[2])
 	return m, watermark, err
+}
+
+// parseMeta reads the reply to HGETALL of :meta.
+func parseMeta(key string, reply any) (m event.Meta, err error) {
+	if e, bad := reply.(replyError); bad {
+		return m, fmt.Errorf("read %s: %w", key, e)
+	}
+	fields := map[string]string{}
+	for name, v := range asMap(reply) {
+		fields[name], _ = v.(string)
+	}
+	if m, err = event.ParseMeta(fields); err != nil {
+		return m, permanent{fmt.Errorf("read %s: %w", key, err)}
+	}
+	return m, nil
 }
 
 // parseWatermark is parseTop for :commits, whose entries have no seq.

@@ -59,12 +59,13 @@ type Options struct {
 	// Its user needs +xadd +xinfo|stream +xrevrange +multi +exec +watch +hset +hgetall on the streams and on
 	// walrill:{<pipeline>}:*; for a name in CLIENT LIST +client|setname, in a
 	// Cluster +cluster|slots, with Durability +wait (or +waitaof and +info)
-	// +xgroup|create +xgroup|destroy.
+	// +xgroup|create +xgroup|destroy, for a Trimmer +xtrim +xrange and with KeepUnread +xinfo|groups +xpending.
 	URL        string
 	Pipeline   string
 	Format     event.Format // default fields
 	Database   string       // Postgres's, for events that name it
 	Durability Durability
+	Retention  Retention // for a Trimmer, and for Check
 
 	// A batch is full at either limit. Defaults 1000 and 1 MiB.
 	BatchEntries, BatchBytes int

@@ -88,17 +88,16 @@ type Durability struct {
 	ReplayWindow time.Duration // how long the confirmed position is held back; default 0
 }
 
-// Retention is when entries are trimmed from the streams. With both limits 0
+// Retention is when entries are trimmed from the streams. With both limits 0, as without `retention` in the file,
 // nothing is trimmed.
 type Retention struct {
-	MaxAge     time.Duration // default 168h; 0 is no limit
+	MaxAge     time.Duration // since the commit; default 0, no limit
 	MaxEntries int64         // of each partition; default 0, no limit
-	KeepUnread bool          // never trim past the slowest registered reader; default true
+	KeepUnread bool          // never trim past the slowest consumer group; default true
 }
 
 const (
 	defaultTimeout = 5 * time.Second
-	defaultMaxAge  = 7 * 24 * time.Hour
 	maxPartitions  = 1024
 	maxReplicas    = 100
 	maxEntries     = 1 << 53 // far above any stream, and exact in JSON

@@ -49,7 +49,7 @@ func TestLoadFull(t *testing.T) {
 			Backfill: BackfillInitial, OnSlotLoss: OnSlotLossStop, BackfillSet: true},
 		Sink: Sink{URL: NewURL("redis://:secret@localhost:6379/0"), Format: FormatFields,
 			Durability: Durability{Timeout: 5 * time.Second},
-			Retention:  Retention{MaxAge: 168 * time.Hour, KeepUnread: true}},
+			Retention:  Retention{KeepUnread: true}},
 		MasterKey: NewSecret("not a good master key, make your own"),
 		Streams: []Stream{
 			{Name: "orders", Partitions: 8, Compatibility: CompatibilityBackward, About: About{Description: "What happens to orders and their parcels", Owner: "team-orders"}, Tables: []Table{
@@ -224,7 +224,12 @@ func TestValues(t *testing.T) {
 		{sink: "  durability: {timeout: \"${WAIT}30s\"}\n", got: func(c *Config) any { return c.Sink.Durability.Timeout }, want: 90 * time.Second},
 		{sink: "  durability: {replay_window: 0}\n", got: func(c *Config) any { return c.Sink.Durability.ReplayWindow }, want: time.Duration(0)},
 		{sink: "  durability:\n  retention: {max_age: 1d12h}\n", got: func(c *Config) any { return c.Sink.Retention.MaxAge }, want: 36 * time.Hour},
-		{sink: "  retention: {keep_unread: false}\n", got: func(c *Config) any { return c.Sink.Retention.KeepUnread }, want: false},
+		{sink: "  retention: {max_age: 1h, keep_unread: false}\n", got: func(c *Config) any { return c.Sink.Retention.KeepUnread }, want: false},
+		{sink: "", got: func(c *Config) any { return c.Sink.Retention }, want: Retention{KeepUnread: true}},
+		{sink: "  retention: {max_age: 0}\n", got: func(c *Config) any { return c.Sink.Retention }, want: Retention{KeepUnread: true}},
+		{sink: "  retention: {}\n", want: "error"},
+		{sink: "  retention:\n", want: "error"},
+		{sink: "  retention: {keep_unread: false}\n", want: "error"},
 		{sink: "  retention: {max_entries: 9007199254740992}\n", got: func(c *Config) any { return c.Sink.Retention.MaxEntries }, want: int64(1 << 53)},
 		{streams: "  b: {tables: {t: {key: \"${EVIL}\"}}}\n", want: "error"},
 		{streams: "  b: {tables: {t: {key: \"it's ${N} $5 $$ $${N}\"}}}\n", got: func(c *Config) any { return c.Streams[1].Tables[0].Key[0] }, want: "it's 8 $5 $$ ${N}"},

@@ -34,7 +34,7 @@ func newReader(env func(string) (string, bool)) *reader {
 		Sink: Sink{
 			Format:     FormatFields,
 			Durability: Durability{Timeout: defaultTimeout},
-			Retention:  Retention{MaxAge: defaultMaxAge, KeepUnread: true},
+			Retention:  Retention{KeepUnread: true},
 		},
 	}}
 }
@@ -111,6 +111,10 @@ func (r *reader) retention(path string, n *node) {
 		field{name: "max_entries", read: func(path string, n *node) { integer(r, path, n, &t.MaxEntries, 0, maxEntries) }},
 		field{name: "keep_unread", read: r.boolean(&t.KeepUnread)},
 	)
+	limited := slices.ContainsFunc(n.entries, func(e entry) bool { return e.name != "keep_unread" }) // or misspelt
+	if !limited && (n.kind == kindMapping || n.kind == kindNothing) {
+		r.fail(n.owner, path, "neither `max_age` nor `max_entries` is given, so nothing would be trimmed; write `max_age: 168h`, or remove it")
+	}
 }
 
 func (r *reader) streams(path string, n *node) {

@@ -336,6 +336,7 @@ func TestSchemaRefusesEach(t *testing.T) {
 		{sink: "  format: json\n"}, {sink: "  durability: {replicas: two}\n"}, {sink: "  durability: {replicas: 101}\n"}, {sink: "  durability: {fsync: \"true\"}\n"},
 		{sink: "  durability: {timeout: 5}\n"}, {sink: "  durability: {timeout: 0}\n"}, {sink: "  durability: {timeout: 0s}\n"}, {sink: "  durability: {replay_window: -1s}\n"},
 		{sink: "  retention: {max_age: 7 days}\n"}, {sink: "  retention: {max_entries: \"100\"}\n"}, {sink: "  retention: {max_entries: -1}\n"}, {sink: "  retention: {keep_unread: 1}\n"},
+		{sink: "  retention: {}\n"}, {sink: "  retention:\n"}, {sink: "  retention: {keep_unread: true}\n"},
 		{streams: "    partitions: 0\n"}, {streams: "    partitions: 2000\n"}, {streams: "    partitions: 1.5\n"}, {streams: "    partitions: \"4\"\n"},
 		{streams: "  b: {}\n"}, {streams: "  b: text\n"}, {streams: "  b: {tables: {}}\n"}, {streams: "  b: {tables: [t]}\n"}, {streams: "  b: {tables: {t: text}}\n"},
 		{streams: "  b: {tables: {t: {key: []}}}\n"}, {streams: "  b: {tables: {t: {key: [a, a]}}}\n"}, {streams: "  b: {tables: {t: {key: 5}}}\n"},

@@ -391,6 +391,7 @@ func (t *Trimmer) cut(c *conn, parts []*trimming) error {
 			n, _ := reply.(int64)
 			if n > 0 {
 				report.Trimmed += uint64(n)
+				report.Gone += uint64(n)
 				again = append(again, p)
 			}
 			return nil

@@ -142,6 +142,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		ch <- m.desc
 	}
 	ch <- verifyFailed
+	describeRetention(ch)
 	ch <- batchEntries
 	ch <- ackSeconds
 }
@@ -154,6 +155,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	if r.Views != nil {
 		r.Views.collect(ch)
+	}
+	if r.Retention != nil {
+		r.Retention.collect(ch)
 	}
 	for kind, n := range r.Sink.Errors {
 		ch <- prometheus.MustNewConstMetric(redisErrors, prometheus.CounterValue, float64(n), kind)

@@ -17,6 +17,8 @@ type Report struct {
 	Backfill Backfill  `json:"backfill"`
 	Views    *Views    `json:"views,omitempty"` // nil when this daemon keeps none
 	Reload   Reload    `json:"reload"`
+	// Retention is nil when this daemon trims nothing.
+	Retention *Retention `json:"retention,omitempty"`
 }
 
 // Reload is what became of the configuration file since the daemon started.

@@ -166,7 +166,7 @@ func checkViews(ctx context.Context, cfg *config.Config) []finding {
 		}
 		findings = append(findings, finding{level, f.Subject, f.Finding, f.Fix})
 	}
-	return findings
+	return append(findings, needWhole(cfg)...)
 }
 
 // misnamed are the tables that the file names and the database does not have.

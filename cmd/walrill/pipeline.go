@@ -90,7 +90,7 @@ func newPipeline(cfg *config.Config, httpAddr string, backfill capture.BackfillO
 func sinkOptions(cfg *config.Config) sink.Options {
 	d := cfg.Sink.Durability
 	return sink.Options{URL: cfg.Sink.URL.Reveal(), Pipeline: cfg.Pipeline, Format: event.Format(cfg.Sink.Format),
-		Durability: sink.Durability{Replicas: d.Replicas, Fsync: d.Fsync, Timeout: d.Timeout}}
+		Durability: sink.Durability{Replicas: d.Replicas, Fsync: d.Fsync, Timeout: d.Timeout}, Retention: retentionOf(cfg)}
 }
 
 // repair is capture's, as bridge wants it.

@@ -30,6 +30,7 @@ type reporter struct {
 	mu       sync.Mutex
 	pipeline *pipeline // nil until it is made
 	views    *viewReporter
+	retained *retention // nil when nothing is trimmed
 	reload   web.Reload
 	slot     capture.SlotState
 	slotErr  error
@@ -160,6 +161,7 @@ func (r *reporter) report() web.Report {
 	}
 	r.fillSlot(&report.Source)
 	r.fillSink(&report.Sink)
+	report.Retention = r.retained.now()
 	fillBackfill(&report.Backfill, r.pipeline.source.Backfills())
 	report.Sink.Duplicates += status.Repeated
 	report.Sink.ParkedKeys = status.ParkedKeys

@@ -129,6 +129,9 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 		if err != nil {
 			return redacted(cfg, errors.Join(err, parts.stop()))
 		}
+		if err := report.retain(log); err != nil {
+			return redacted(cfg, errors.Join(err, parts.stop()))
+		}
 		reloads := newReloader(f.file(cmd), cfg, p, report, log)
 		parts.run(func(ctx context.Context) error { return runPipeline(ctx, p, report, reloads) })
 	}
@@ -159,6 +162,9 @@ func runPipeline(ctx context.Context, p *pipeline, report *reporter, reloads *re
 	var group sync.WaitGroup
 	group.Go(func() { report.watch(beside, p) })
 	group.Go(func() { reloads.watch(beside) })
+	if report.retained != nil {
+		group.Go(func() { report.retained.run(beside) })
+	}
 	err := p.bridge.Run(ctx)
 	p.keys.Close(ctx)
 	stop()

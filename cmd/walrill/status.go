@@ -238,6 +238,9 @@ func printReport(w io.Writer, r web.Report) error {
 	if r.Views != nil && r.Views.Verify != nil {
 		row("verify", "%s", verifySummary(r.Views.Verify))
 	}
+	if r.Retention != nil {
+		printRetention(row, r.Retention)
+	}
 	switch r.Reload.State {
 	case "failed":
 		row("reload", "failed %s ago, an earlier configuration is in force: %s", time.Since(r.Reload.At).Round(time.Second), r.Reload.Error)

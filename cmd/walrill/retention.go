@@ -22,7 +22,7 @@ import (
 
 const (
 	// retainEvery is how often the streams are looked at, at most; more often when little may become old.
-	retainEvery = 5 * time.Second
+	retainEvery = 2 * time.Second
 	// retainPatience is the longest wait when Redis does not let them be trimmed.
 	retainPatience = time.Minute
 )

@@ -238,16 +238,9 @@ func missingSpace(n *node) string {
 	return ""
 }
 
-// later are fields of the design that are not built yet: whoever writes one
-// has read about it, and is told so instead of being taken to have mistyped.
-var later = []string{"consistency", "workers"}
-
 // unknown says what is wrong with a field that the mapping does not have,
 // and which of its fields was meant, if that can be guessed.
 func unknown(name string, fields []field) (msg, meant string) {
-	if slices.Contains(later, name) {
-		return "`" + name + "` is not available in this version; remove it", ""
-	}
 	msg = "unknown field " + show(name)
 	if where := home(name); where != "" {
 		return msg + " here; it belongs " + where, ""

@@ -301,6 +301,9 @@ func TestSchemaRefuses(t *testing.T) {
 		"not_plain":       "anchors and tags are resolved before",
 		"emit_stream":     "a stream's Redis keys are counted from other fields",
 		"documents_store": "which view another is made of, and which need a Postgres",
+
+		"consistency":         "which kinds of views there are, and which view another is made of",
+		"consistency_workers": "whether there is a view for the workers",
 	}
 	s := compileSchema(t)
 	files, err := filepath.Glob("testdata/errors/*.yaml")

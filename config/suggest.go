@@ -67,6 +67,10 @@ func home(name string) string {
 		return "under a table's `columns`"
 	case "subject":
 		return "under a table's `encrypt`"
+	case "consistency":
+		return "under `views`, or under the name of one"
+	case "workers":
+		return "under `views`"
 	case "master_key":
 		return "under `encryption`"
 	case "hash", "redact", "truncate", "last":

@@ -16,6 +16,8 @@ type Views struct {
 	Schema string
 	// VerifyEvery is how often the daemon compares the views with the source; 0: never.
 	VerifyEvery time.Duration
+	// Workers is how many keep the views of ConsistencyKey together, over all processes: 1 to 64, default 4.
+	Workers int
 	// List is at least one view, in the order written, names distinct.
 	List []View
 }
@@ -41,7 +43,10 @@ type View struct {
 	Affects []Affects
 	Fold    Fold // without events the view is no fold
 	Emit    Emit
-	At      Pos
+	// Consistency is ConsistencyTransaction or ConsistencyKey.
+	Consistency   string
+	ConsistencyAt Pos // where it is written; zero when it is that of all views
+	At            Pos
 }
 
 // Affects is for one table, by the name that the query has for it.
@@ -57,6 +62,8 @@ func (r *reader) views(path string, n *node) {
 		return
 	}
 	v.Schema = "public"
+	var all string
+	var workers Pos
 	own := *n
 	own.entries = nil
 	fields := []field{
@@ -65,6 +72,11 @@ func (r *reader) views(path string, n *node) {
 		{name: "schema", read: r.name(&v.Schema, checkViewName)},
 		{name: "verify", read: func(path string, n *node) {
 			r.mapping(path, n, field{"every", r.duration(&v.VerifyEvery, time.Second), "every: 24h"})
+		}},
+		{name: "consistency", read: func(path string, n *node) { choose(r, path, n, &all, ConsistencyTransaction, ConsistencyKey) }},
+		{name: "workers", read: func(path string, n *node) {
+			workers = n.owner
+			integer(r, path, n, &v.Workers, 1, maxWorkers)
 		}},
 	}
 	for _, e := range n.entries {
@@ -86,6 +98,7 @@ func (r *reader) views(path string, n *node) {
 	}
 	if len(r.errs) == 0 {
 		r.checkViews(path, n)
+		r.consistency(path, all, workers)
 	}
 }
 
@@ -170,6 +183,10 @@ func (r *reader) view(path string, e entry) (View, bool) {
 		field{name: "query", read: r.sql(&v.Query, "a SELECT")},
 		field{name: "affects", read: func(path string, n *node) { v.Affects = r.affects(path, n) }},
 		field{name: "emit", read: func(path string, n *node) { v.Emit = r.emit(path, n) }},
+		field{name: "consistency", read: func(path string, n *node) {
+			v.ConsistencyAt = n.owner
+			choose(r, path, n, &v.Consistency, ConsistencyTransaction, ConsistencyKey)
+		}},
 		field{name: "table", read: func(path string, n *node) { v.Fold.Table = r.foldTable(path, n) }},
 		field{name: "fold", read: func(path string, n *node) { v.Fold.Events = r.foldEvents(path, n) }},
 		field{name: "streams", read: func(path string, n *node) { v.Fold.Streams = r.texts(path, n, "a stream's name or a list of them") }},

@@ -89,8 +89,23 @@ func (r *Reader) grow(i, n int) {
 			l.stream, l.partition = s, partition
 			continue
 		}
+		if !r.chosen(key) {
+			continue
+		}
 		r.merge.add(&lane{key: key, stream: s, partition: partition, read: r.start, last: r.start})
 	}
+}
+
+// chosen asks whether a partition is read.
+func (r *Reader) chosen(key string) bool {
+	if r.opts.Choose == nil {
+		return true
+	}
+	ok, err := r.opts.Choose(key)
+	if err != nil {
+		r.refused = err
+	}
+	return ok && err == nil
 }
 
 // probe counts a stream's partitions by the keys that exist: `name`, or up to

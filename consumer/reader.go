@@ -34,6 +34,9 @@ type Options struct {
 	Pipeline string
 	Streams  []string // at least one
 	From     From
+	// Choose says whether a partition is read, by its key; nil reads all. It is asked once for each, before anything below a
+	// watermark that the partition may have entries of. Its error is that of the Reader from there on.
+	Choose func(key string) (bool, error)
 	// NoFollow ends with io.EOF when everything below the watermark of the
 	// moment of Open has been handed out.
 	NoFollow bool
@@ -55,6 +58,7 @@ type Reader struct {
 	held    *event.Event // comes next, behind an error about it
 	looked  time.Time    // when Step looked for what was trimmed before it was read
 	owed    bool         // it is to look once more
+	refused error        // by Choose
 }
 
 // Open finds the streams' partitions and the start. Unlike Next it does not
@@ -75,8 +79,8 @@ func Open(ctx context.Context, o Options) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.discover(ctx); err != nil {
-		return nil, err
+	if err := r.discover(ctx); err != nil || r.refused != nil {
+		return nil, errors.Join(err, r.refused)
 	}
 	if r.start, err = r.resolve(ctx, w); err != nil {
 		return nil, err
@@ -171,6 +175,9 @@ func (r *Reader) proceed(ctx context.Context) error {
 		}
 		return r.discover(ask(ctx, 0))
 	})
+	if err == nil {
+		err = r.refused
+	}
 	if err != nil {
 		return err
 	}

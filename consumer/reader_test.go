@@ -110,6 +110,42 @@ func TestReaderMergesStreamsInCommitOrder(t *testing.T) {
 	}
 }
 
+// A Reader of some partitions reads no others, and one that comes later and is refused ends it before anything behind is handed out.
+func TestReaderOfSomePartitions(t *testing.T) {
+	noLeaks(t)
+	_, client := newRedis(t, nil)
+	w := newWriter(t, client)
+	orders, items := event.NewStream("orders", 4), event.NewStream("items", 2)
+	w.partitions(orders)
+	events := manyEvents(300, orders)
+	w.publish(events...)
+	w.watermark(1_000_000)
+	refusal := errors.New("not that one")
+	r := open(t, Options{Client: client, Streams: []string{"orders", "items"}, Choose: func(key string) (bool, error) {
+		if key == items.Keys[1] {
+			return false, refusal
+		}
+		return key == orders.Keys[1] || key == orders.Keys[2], nil
+	}})
+	for _, e := range events {
+		if e.Partition != 1 && e.Partition != 2 {
+			continue
+		}
+		if got := next(t, r); label(got) != label(e) {
+			t.Fatalf("got %s, want %s", label(got), label(e))
+		}
+	}
+	w.partitions(items)
+	w.publish(made(orders, "1", 1_000_001, 1), made(items, "1", 1_000_002, 1))
+	w.watermark(2_000_000)
+	if e, err := r.Next(within(t)); !errors.Is(err, refusal) {
+		t.Fatalf("got event %v and error %v, want %v", e.Position, err, refusal)
+	}
+	if r.Watermark() != 1_000_000 {
+		t.Errorf("the watermark is %d", r.Watermark())
+	}
+}
+
 func TestReaderStopsAtTheWatermark(t *testing.T) {
 	noLeaks(t)
 	_, client := newRedis(t, nil)

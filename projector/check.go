@@ -34,7 +34,7 @@ func Check(ctx context.Context, o Options) []Finding {
 	if _, err := o.Tables(ctx); err != nil {
 		return findings // that is the source's to report
 	}
-	states, err := viewStates(ctx, conn, o.Pipeline)
+	states, err := viewStates(ctx, conn, Groups(o.Pipeline))
 	if err != nil {
 		return append(findings, Finding{Subject: subject, Finding: err.Error()})
 	}
@@ -79,14 +79,25 @@ func checkStore(ctx context.Context, conn *pgx.Conn, o *Options) ([]Finding, err
 	if schema && !public {
 		fault(fmt.Sprintf("role %s may not make tables in the schema %s", role, o.Schema), fmt.Sprintf("GRANT CREATE ON SCHEMA %s TO %s;", quoteIdent(o.Schema), quoteIdent(role)))
 	}
-	holder, err := lockHolder(ctx, conn, o.Pipeline)
-	switch {
-	case err != nil:
-		return findings, err
-	case holder == "":
-		holder = "nobody"
+	byKey := func(v View) bool { return v.ByKey }
+	whole := func(v View) bool { return !v.ByKey }
+	for _, group := range []struct {
+		name, does string
+		has        func(View) bool
+	}{{o.Pipeline, "keeps them now", whole}, {KeyGroup(o.Pipeline), "leads those that are kept key by key", byKey}} {
+		if !slices.ContainsFunc(o.Views, group.has) {
+			continue
+		}
+		holder, err := lockHolder(ctx, conn, group.name)
+		switch {
+		case err != nil:
+			return findings, err
+		case holder == "":
+			holder = "nobody"
+		}
+		findings = append(findings, Finding{OK: true, Subject: "views", Finding: holder + " " + group.does})
 	}
-	return append(findings, Finding{OK: true, Subject: "views", Finding: holder + " keeps them now"}), nil
+	return findings, nil
 }
 
 func lacking(rights map[string]bool) string {
@@ -115,13 +126,13 @@ func lockHolder(ctx context.Context, conn *pgx.Conn, pipeline string) (who strin
 }
 
 // viewStates are the states of a pipeline's views, by name; none in a store that walrill has not been to.
-func viewStates(ctx context.Context, conn *pgx.Conn, pipeline string) (map[string]string, error) {
+func viewStates(ctx context.Context, conn *pgx.Conn, groups []string) (map[string]string, error) {
 	states := map[string]string{}
 	var there bool
 	if err := conn.QueryRow(ctx, "SELECT to_regclass('walrill.views') IS NOT NULL").Scan(&there); err != nil || !there {
 		return states, err
 	}
-	rows, err := conn.Query(ctx, "SELECT name, state || coalesce(nullif(': ' || error, ': '), '') FROM walrill.views WHERE pipeline = $1", pipeline)
+	rows, err := conn.Query(ctx, "SELECT name, state || coalesce(nullif(': ' || error, ': '), '') FROM walrill.views WHERE pipeline = ANY ($1)", groups)
 	if err != nil {
 		return nil, fmt.Errorf("read the views of the store: %w", err)
 	}

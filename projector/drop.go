@@ -34,25 +34,42 @@ func Drop(ctx context.Context, o Options, views, dry bool) ([]Removal, error) {
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it did is committed
 	d := &dropper{Options: o, conn: conn, dry: dry}
-	var taken bool
-	if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, hashtext($2))", lockClass, o.Pipeline).Scan(&taken); err != nil {
-		return nil, fmt.Errorf("take the lock of the views: %w", err)
-	}
-	if !taken {
-		who, err := lockHolder(ctx, conn, o.Pipeline)
-		if err == nil {
-			err = &KeptError{who}
+	groups := Groups(o.Pipeline)
+	for _, group := range groups {
+		if err := d.take(ctx, group); err != nil {
+			return nil, err
 		}
-		return nil, err
 	}
-	if err := d.views(ctx, views); err != nil {
-		return d.list, err
+	for _, group := range groups {
+		d.Pipeline = group
+		if err := d.views(ctx, views); err != nil {
+			return d.list, err
+		}
+		schema := mirrorSchema(group)
+		if err := d.remove(ctx, "schema", schema, "to_regnamespace", quoteIdent(schema), "DROP SCHEMA "+quoteIdent(schema)+" CASCADE; DROP SCHEMA IF EXISTS "+quoteIdent(fillSchema(group))+" CASCADE"); err != nil {
+			return d.list, err
+		}
+		if last := len(d.list) - 1; group != o.Pipeline && !d.list[last].There {
+			d.list = d.list[:last] // nothing was kept key by key
+		}
 	}
-	schema := mirrorSchema(o.Pipeline)
-	if err := d.remove(ctx, "schema", schema, "to_regnamespace", quoteIdent(schema), "DROP SCHEMA "+quoteIdent(schema)+" CASCADE; DROP SCHEMA IF EXISTS "+quoteIdent(fillSchema(o.Pipeline))+" CASCADE"); err != nil {
-		return d.list, err
+	return d.list, d.shared(ctx, groups)
+}
+
+// take takes the lock of a group of views, so that nobody keeps them meanwhile.
+func (d *dropper) take(ctx context.Context, group string) error {
+	var taken bool
+	if err := d.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, hashtext($2))", lockClass, group).Scan(&taken); err != nil {
+		return fmt.Errorf("take the lock of the views: %w", err)
 	}
-	return d.list, d.shared(ctx)
+	if taken {
+		return nil
+	}
+	who, err := lockHolder(ctx, d.conn, group)
+	if err != nil {
+		return err
+	}
+	return &KeptError{who}
 }
 
 type dropper struct {
@@ -143,14 +160,14 @@ func ownTables() []string {
 }
 
 // shared drops what install.sql made, when no pipeline needs it any more. The schema may have others' tables: the keys of data subjects.
-func (d *dropper) shared(ctx context.Context) error {
+func (d *dropper) shared(ctx context.Context, groups []string) error {
 	var there, used bool
 	if err := d.conn.QueryRow(ctx, "SELECT to_regclass('walrill.pipelines') IS NOT NULL").Scan(&there); err != nil || !there {
 		return err
 	}
 	// Of this pipeline only its views count, and with a dry run those that would be left.
 	gone := slices.ContainsFunc(d.list, func(r Removal) bool { return r.What == "view" && (r.Left != "" || r.Err != nil) })
-	if err := d.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM walrill.pipelines WHERE pipeline <> $1) OR EXISTS (SELECT FROM walrill.views WHERE pipeline <> $1)`, d.Pipeline).Scan(&used); err != nil {
+	if err := d.conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM walrill.pipelines WHERE pipeline <> ALL ($1)) OR EXISTS (SELECT FROM walrill.views WHERE pipeline <> ALL ($1))`, groups).Scan(&used); err != nil {
 		return fmt.Errorf("look for other pipelines in the store: %w", err)
 	}
 	r := Removal{What: "tables and functions", Name: "of schema walrill", There: true}

@@ -173,14 +173,16 @@ func (s *session) dropUnneeded(ctx context.Context, tx pgx.Tx, mirrors []*mirror
 			}
 			needed = slices.ContainsFunc(v.def.Mirrors, func(d mirrorDef) bool { return d.id() == m.id() })
 		}
-		if needed || m.View && !m.filling {
+		if needed {
 			continue
 		}
-		if err := s.dropQueries(ctx, tx, m.Name); err != nil {
-			return err
-		}
-		if err := tryExec(ctx, tx, "DROP TABLE IF EXISTS "+m.table); err != nil {
-			return err
+		if !m.View || m.filling { // the table of a view stays
+			if err := s.dropQueries(ctx, tx, m.Name); err != nil {
+				return err
+			}
+			if err := tryExec(ctx, tx, "DROP TABLE IF EXISTS "+m.table); err != nil {
+				return err
+			}
 		}
 		if _, err := tx.Exec(ctx, "DELETE FROM walrill.mirrors WHERE pipeline = $1 AND name = $2 AND filling = $3", s.opts.Pipeline, m.id(), m.filling); err != nil {
 			return err
@@ -230,14 +232,23 @@ func (s *session) registerViews(ctx context.Context, tx pgx.Tx) error {
 	}
 	for name, v := range s.views {
 		if s.wanted[name] == nil && v.state != stateStopped {
-			s.opts.Log.Warn("a view has left the configuration: it is not kept any more, and its table stays as it is",
-				"view", name, "sql", fmt.Sprintf("DROP TABLE %s; DELETE FROM walrill.views WHERE name = %s", qualified(s.opts.Schema, name), literal(name)))
+			if slices.Contains(s.opts.Leaving, name) {
+				s.opts.Log.Info("a view is kept otherwise from now on: its table stays as it is until it is filled for that", "view", name)
+			} else {
+				s.leftOut(name)
+			}
 			if _, err := tx.Exec(ctx, "UPDATE walrill.views SET state = 'stopped' WHERE name = $1", name); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// leftOut says that a view is not kept any more.
+func (s *session) leftOut(name string) {
+	s.opts.Log.Warn("a view has left the configuration: it is not kept any more, and its table stays as it is",
+		"view", name, "sql", fmt.Sprintf("DROP TABLE %s; DELETE FROM walrill.views WHERE name = %s", qualified(s.opts.Schema, name), literal(name)))
 }
 
 // breakOff notes that what was read cannot be relied on. The next session fills all mirrors anew, while
@@ -264,6 +275,9 @@ func (s *session) breakOff(ctx context.Context, cause error) error {
 		_, err := tx.Exec(ctx, "DELETE FROM walrill.mirrors WHERE pipeline = $1 AND filling", s.opts.Pipeline)
 		if err == nil {
 			_, err = tx.Exec(ctx, "DELETE FROM walrill.partitions WHERE pipeline = $1", s.opts.Pipeline)
+		}
+		if err == nil {
+			_, err = tx.Exec(ctx, "DELETE FROM walrill.workers WHERE pipeline = $1", s.opts.Pipeline)
 		}
 		if err == nil {
 			err = s.breakFolds(ctx, tx)
@@ -384,7 +398,7 @@ func (s *session) swap(ctx context.Context, tx pgx.Tx, m *mirror) error {
 	if _, err := tx.Exec(ctx, "DELETE FROM walrill.mirrors WHERE pipeline = $1 AND name = $2 AND NOT filling", s.opts.Pipeline, m.id()); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, "UPDATE walrill.mirrors SET filling = false WHERE pipeline = $1 AND name = $2", s.opts.Pipeline, m.id())
+	_, err := tx.Exec(ctx, "UPDATE walrill.mirrors SET filling = false, shape = $3 WHERE pipeline = $1 AND name = $2", s.opts.Pipeline, m.id(), m.shape)
 	return err
 }
 

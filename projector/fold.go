@@ -82,6 +82,10 @@ type fold struct {
 	bytes     int
 	last      *event.Event // when it was a deletion
 
+	buries  bool    // of a worker: deletions are kept
+	graves  []grave // those
+	lacking absent  // for a row that came from a key whose deletion was not added here; nil when each is
+
 	scratch row // of the old key
 }
 
@@ -105,7 +109,7 @@ func newFold(columns []Column, key []string) *fold {
 func (f *fold) reset() {
 	f.truncated, f.bytes, f.last = false, 0, nil
 	clear(f.changes)
-	f.order = f.order[:0]
+	f.order, f.graves = f.order[:0], f.graves[:0]
 }
 
 func (f *fold) empty() bool { return !f.truncated && len(f.order) == 0 }
@@ -148,7 +152,9 @@ func (f *fold) add(e *event.Event, stored lookup) error {
 		if err != nil {
 			return err
 		}
-		f.delete(f.keyOf(values))
+		key := f.keyOf(values)
+		f.bury(e, key)
+		f.delete(key)
 		f.last = e
 		return nil
 	case 'c', 'r', 'u':
@@ -164,6 +170,15 @@ func (f *fold) add(e *event.Event, stored lookup) error {
 	if err != nil {
 		return err
 	}
+	if e.Op == 'c' && oldKey == nil && f.lacking != nil && !values.complete() {
+		before, err := f.lacking(e)
+		if err != nil {
+			return err
+		}
+		if before != nil {
+			values.fill(before)
+		}
+	}
 	if oldKey != nil && !bytes.Equal(oldKey, key) {
 		if !values.complete() {
 			before, err := f.current(oldKey, stored)
@@ -178,6 +193,19 @@ func (f *fold) add(e *event.Event, stored lookup) error {
 	}
 	f.upsert(key, values)
 	return nil
+}
+
+// bury keeps what the batch has made of a row that is deleted.
+func (f *fold) bury(e *event.Event, key []byte) {
+	if !f.buries {
+		return
+	}
+	g := grave{at: e.Position, key: key}
+	if c := f.changes[string(key)]; c != nil {
+		g.row = c.row
+	}
+	f.graves = append(f.graves, g)
+	f.bytes += len(key) + 64
 }
 
 // oldKey is the key that the row had before an update; nil when it is not known to differ.

@@ -33,7 +33,7 @@ type batch struct {
 func (s *session) follow(ctx context.Context) error {
 	for {
 		if !s.batch.open && s.batch.events == 0 && time.Now().After(s.tend) {
-			if err := s.lookAfter(ctx); err != nil {
+			if err := s.look(ctx); err != nil {
 				return err
 			}
 			s.tend = time.Now().Add(tendEvery)
@@ -62,7 +62,7 @@ func (s *session) next(ctx context.Context) (event.Event, bool, error) {
 		return s.feed.Step(ctx)
 	}
 	wait := time.Second
-	if len(s.fillers) > 0 {
+	if len(s.fillers) > 0 || s.worker != nil || s.opts.Workers > 0 {
 		wait = tendEvery
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
@@ -86,17 +86,26 @@ func (s *session) take(ctx context.Context, e *event.Event) error {
 			return err
 		}
 	}
-	if err := s.contiguous(e); err != nil {
+	seen, err := s.contiguous(e)
+	if err != nil {
 		return err
 	}
 	s.batch.events++
 	s.batch.commit = e.Position.Commit
+	if seen {
+		return nil
+	}
 	if err := s.takeFolds(ctx, e); err != nil {
 		return err
 	}
 	for _, m := range s.bySrc[e.Table] {
 		if m.Stream != e.Stream.Name {
 			continue
+		}
+		if s.worker != nil {
+			if err := s.worker.check(e, m); err != nil {
+				return err
+			}
 		}
 		if e.Schema != m.shape && e.Schema != 0 {
 			m.shape, s.reshaped = e.Schema, true
@@ -131,15 +140,19 @@ func (s *session) lookup(ctx context.Context, m *mirror) lookup {
 	}
 }
 
-// contiguous checks that nothing is missing in the event's partition.
-func (s *session) contiguous(e *event.Event) error {
+// contiguous checks that nothing is missing in the event's partition. What was seen is applied already: by a worker.
+func (s *session) contiguous(e *event.Event) (seen bool, err error) {
 	key := e.Stream.Keys[e.Partition]
-	if last := s.seqs[key]; e.Seq != last+1 { // 0 for a partition that came to be since its stream is read
-		return gap(key, last, e)
+	last := s.seqs[key] // 0 for a partition that came to be since its stream is read
+	if s.opts.Workers > 0 && e.Seq <= last {
+		return true, nil
+	}
+	if e.Seq != last+1 {
+		return false, gap(key, last, e)
 	}
 	s.seqs[key] = e.Seq
 	s.dirty[key] = true
-	return nil
+	return false, nil
 }
 
 // gap says what is missing before an event of a partition of which last came before.
@@ -297,7 +310,7 @@ func (s *session) apply(ctx context.Context, next position) error {
 			return err
 		}
 	}
-	s.queue.list = append(s.queue.list, statement{sql: savePosition, args: s.positionArgs(next), rows: 1})
+	s.queue.list = append(s.queue.list, s.saveStatement(next))
 	if st, ok := s.seqStatement(); ok {
 		s.queue.list = append(s.queue.list, st)
 	}

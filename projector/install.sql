@@ -8,7 +8,28 @@ CREATE TABLE IF NOT EXISTS walrill.pipelines (
 	lsn pg_lsn,
 	read_epoch int NOT NULL DEFAULT 0,     -- with read_lsn: where reading goes on
 	read_lsn pg_lsn,
-	gap text                               -- why the views stand still while mirrors are filled anew
+	gap text,                              -- why the views stand still while mirrors are filled anew
+	open boolean NOT NULL DEFAULT false,   -- its workers keep the views, each up to its own position; else whoever has the fence
+	opening bigint NOT NULL DEFAULT 0,     -- one up each time
+	halt text NOT NULL DEFAULT '',         -- what a worker could not do alone
+	halt_at numeric(20) NOT NULL DEFAULT 0 -- the commit that it was of
+);
+
+CREATE TABLE IF NOT EXISTS walrill.workers (        -- of views that are kept key by key
+	pipeline text, worker int,
+	opening bigint NOT NULL,
+	fence bigint NOT NULL DEFAULT 0,                -- one up for each process that takes it
+	epoch int NOT NULL, lsn pg_lsn NOT NULL,        -- every event below, of its partitions, is in the views
+	partitions text[] NOT NULL,
+	PRIMARY KEY (pipeline, worker)
+);
+
+CREATE TABLE IF NOT EXISTS walrill.gone (           -- rows that workers deleted, for who finds that they only moved to another key
+	pipeline text, view text,
+	commit numeric(20), ordinal numeric(20),        -- the position of the deletion
+	stored json,                                    -- the row as it was
+	change json NOT NULL,                           -- and what the same batch made of it before
+	PRIMARY KEY (pipeline, view, commit, ordinal)
 );
 
 CREATE TABLE IF NOT EXISTS walrill.partitions (
@@ -20,6 +41,7 @@ CREATE TABLE IF NOT EXISTS walrill.mirrors (
 	pipeline text, name text, filling boolean,      -- one that is filled stands beside the one in use
 	definition jsonb NOT NULL,
 	request text NOT NULL DEFAULT '',               -- the backfill that fills it; '' when the stream itself does
+	shape int NOT NULL DEFAULT 0,                   -- the version of the table's columns in the last event; 0 when that is not known
 	PRIMARY KEY (pipeline, name, filling)
 );
 
@@ -109,7 +131,8 @@ END $$;
 
 -- wait returns when every commit below an LSN is in a view, with the position of the view, and fails past the timeout.
 -- The next statement of the session then sees them. A projector's session holds two advisory locks: one that
--- says which pipeline it keeps, and one whose number is its position, so that a position can move without a write.
+-- says which pipeline it keeps, and one whose number is its position, so that a position can move without a write. Of views that are
+-- open to workers each worker's session holds two such locks, and the lowest of their positions counts.
 CREATE OR REPLACE FUNCTION walrill.wait(view text, lsn pg_lsn, timeout interval DEFAULT '5 seconds') RETURNS pg_lsn
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -122,7 +145,7 @@ BEGIN
 			USING ERRCODE = 'WR002', HINT = 'Wait before the transaction begins.';
 	END IF;
 	LOOP
-		SELECT w.pipeline, w.state, w.error, p.gap, p.lsn, p.epoch INTO v
+		SELECT w.pipeline, w.state, w.error, p.gap, p.lsn, p.epoch, p.open INTO v
 			FROM walrill.views w JOIN walrill.pipelines p ON p.pipeline = w.pipeline WHERE w.name = wait.view;
 		IF NOT FOUND THEN
 			RAISE EXCEPTION 'walrill keeps no view %', wait.view USING ERRCODE = 'undefined_table',
@@ -130,7 +153,15 @@ BEGIN
 		END IF;
 		reached := v.lsn;
 		IF v.state = 'live' AND v.gap IS NULL THEN
-			IF reached < wait.lsn THEN
+			IF v.open THEN
+				WITH l AS MATERIALIZED (SELECT k.pid, k.classid, k.objid, k.objsubid FROM pg_locks k WHERE k.locktype = 'advisory' AND k.granted
+					AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+				SELECT c.lsn INTO reached FROM (
+					SELECT w.epoch, greatest(w.lsn, (SELECT max('0/0'::pg_lsn + (((p.classid::bigint & 16777215) << 32) | p.objid::bigint)::numeric)
+						FROM l o JOIN l p ON p.pid = o.pid AND p.objsubid = 1 AND (p.classid::bigint >> 24) = w.epoch
+						WHERE o.objsubid = 2 AND o.classid = 2002875506 AND o.objid::bigint = (hashtext(w.pipeline || '#' || w.worker || '#' || w.opening)::bigint & 4294967295))) AS lsn
+					FROM walrill.workers w WHERE w.pipeline = v.pipeline) c ORDER BY c.epoch, c.lsn LIMIT 1;
+			ELSIF reached < wait.lsn THEN
 				SELECT max('0/0'::pg_lsn + (((p.classid::bigint & 16777215) << 32) | p.objid::bigint)::numeric) INTO reached
 					FROM pg_locks p JOIN pg_locks o ON o.pid = p.pid AND o.locktype = 'advisory' AND o.database = p.database AND o.objsubid = 2
 						AND o.classid = 2002875506 AND o.objid::bigint = (hashtext(v.pipeline)::bigint & 4294967295) AND o.granted
@@ -154,4 +185,4 @@ BEGIN
 END $$;
 
 GRANT USAGE ON SCHEMA walrill TO PUBLIC;
-GRANT SELECT ON walrill.views, walrill.pipelines TO PUBLIC;
+GRANT SELECT ON walrill.views, walrill.pipelines, walrill.workers TO PUBLIC;

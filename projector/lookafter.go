@@ -18,6 +18,9 @@ func (s *session) lookAfter(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := s.lookElsewhere(ctx); err != nil {
+		return err
+	}
 	if err := s.readRequests(ctx); err != nil {
 		return err
 	}

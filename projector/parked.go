@@ -23,7 +23,7 @@ type Parked struct {
 func ListParked(ctx context.Context, store *pgx.Conn, pipeline, view string) ([]Parked, error) {
 	list := []Parked{}
 	rows, err := store.Query(ctx, `SELECT view, key::text, error, coalesce(row::text, ''), lsn::text, parked_at FROM walrill.parked
-		WHERE pipeline = $1 AND $2 IN ('', view) AND view NOT LIKE '%~fill' ORDER BY parked_at, view, key`, pipeline, view)
+		WHERE pipeline = ANY ($1) AND $2 IN ('', view) AND view NOT LIKE '%~fill' ORDER BY parked_at, view, key`, Groups(pipeline), view)
 	if noViewsYet(err) {
 		return list, nil
 	}
@@ -66,7 +66,7 @@ func DropParked(ctx context.Context, store *pgx.Conn, pipeline, view, key string
 }
 
 func changeParked(ctx context.Context, store *pgx.Conn, verb, pipeline, view, key, which string) (int64, error) {
-	tag, err := store.Exec(ctx, verb+" WHERE pipeline = $1 AND view = $2 AND ($3 = '' OR key = nullif($3, '')::jsonb) AND "+which, pipeline, view, key)
+	tag, err := store.Exec(ctx, verb+" WHERE pipeline = ANY ($1) AND view = $2 AND ($3 = '' OR key = nullif($3, '')::jsonb) AND "+which, Groups(pipeline), view, key)
 	if err != nil && !noViewsYet(err) {
 		return 0, fmt.Errorf("change what is parked of %s: %w", view, err)
 	}

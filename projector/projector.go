@@ -32,6 +32,7 @@ type Table struct {
 	Lacks   string // why not, such as "stream a has rules for it"; "" when no stream takes the table
 	Columns []SourceColumn
 	Key     []string // columns of the replica identity that name a row; empty when nothing does
+	Order   []string // columns that say which partition of the stream has the events of a row
 }
 
 // SourceColumn is a column as the source has it.
@@ -55,6 +56,7 @@ type View struct {
 	Query   string
 	Affects map[string]string // by the table's name in the query
 	Where   string            // place in the configuration, for errors
+	ByKey   bool              // it is kept key by key
 
 	Table   []Column    // of a fold, Name and Type
 	Fold    []FoldEvent // SQL by type of event
@@ -115,7 +117,16 @@ type Options struct {
 	Open      func(ctx context.Context, streams []string, after event.Position) (Feed, error)
 	Watermark func(context.Context) (uint64, error)
 	Backfills Backfills
-	Log       *slog.Logger
+	// Workers, for a Keyed, is how many keep the views together, over all processes. The views are mirrors that emit nothing. It
+	// needs the partitions' keys, and a feed of those that choose takes.
+	Workers    int
+	Partitions func(ctx context.Context, streams []string) ([]string, error)
+	OpenSome   func(ctx context.Context, streams []string, after event.Position, choose func(key string) (bool, error)) (Feed, error)
+	// Other is what the pipeline's other views are kept under in the store, or were: views come from there that are kept otherwise
+	// now, and those of Leaving go there.
+	Other   string
+	Leaving []string
+	Log     *slog.Logger
 }
 
 // Projector keeps the views of one pipeline.

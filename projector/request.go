@@ -33,7 +33,7 @@ type Answer struct {
 // Ask leaves a request for the projector of a pipeline: Rebuild or Rollback. The connection stays the caller's.
 func Ask(ctx context.Context, conn *pgx.Conn, pipeline, view, action string) (*Request, error) {
 	r := &Request{conn, pipeline, view, action + " " + rand.Text()}
-	tag, err := conn.Exec(ctx, "UPDATE walrill.views SET request = $3 WHERE pipeline = $1 AND name = $2 AND state <> 'stopped'", pipeline, view, r.text)
+	tag, err := conn.Exec(ctx, "UPDATE walrill.views SET request = $3 WHERE pipeline = ANY ($1) AND name = $2 AND state <> 'stopped'", Groups(pipeline), view, r.text)
 	if noViewsYet(err) || err == nil && tag.RowsAffected() == 0 {
 		return nil, fmt.Errorf("pipeline %s keeps no view %s in this store; `walrill status` lists its views", pipeline, view)
 	}
@@ -48,8 +48,8 @@ func (r *Request) Answer(ctx context.Context) (Answer, error) {
 	var a Answer
 	var text, state string
 	err := r.conn.QueryRow(ctx, `SELECT answer, state, EXISTS (SELECT FROM pg_locks o WHERE o.locktype = 'advisory' AND o.objsubid = 2 AND o.classid = $3 AND o.granted
-			AND o.objid::bigint = (hashtext($1)::bigint & 4294967295) AND o.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-		FROM walrill.views WHERE pipeline = $1 AND name = $2`, r.pipeline, r.view, lockClass).Scan(&text, &state, &a.Kept)
+			AND o.objid::bigint = (hashtext(v.pipeline)::bigint & 4294967295) AND o.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+		FROM walrill.views v WHERE pipeline = ANY ($1) AND name = $2`, Groups(r.pipeline), r.view, lockClass).Scan(&text, &state, &a.Kept)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return a, fmt.Errorf("view %s is gone", r.view)
 	}

@@ -40,6 +40,11 @@ type session struct {
 	parked   map[string]int       // by view or mirror
 	failed   map[string]time.Time // views that could not be built, and when that was tried
 
+	opening             // of a group that workers keep in turns with this session
+	worker    *worker   // whose session this is; nil for one that leads
+	elsewhere []string  // views that are still kept otherwise
+	claimed   time.Time // when that was looked at
+
 	reshaped bool // there were events of another version of a table: its columns may not be those that the views are planned with
 
 	pos   position
@@ -99,7 +104,7 @@ func (s *session) run(ctx context.Context) error {
 
 // leave writes the position on the way out, but not in the middle of a batch: s.seqs are then ahead of it.
 func (s *session) leave() error {
-	if s.pos.gap != "" || s.batch.open || s.batch.events > 0 || s.conn.IsClosed() {
+	if s.pos.gap != "" || s.opened || s.batch.open || s.batch.events > 0 || s.conn.IsClosed() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -116,6 +121,12 @@ func (s *session) open(ctx context.Context) (err error) {
 	}
 	if err == nil {
 		err = s.lead(ctx)
+	}
+	if err == nil && s.opts.Workers > 0 {
+		err = s.closeGroup(ctx)
+	}
+	if err == nil {
+		err = s.claim(ctx)
 	}
 	if err != nil {
 		s.conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was done
@@ -137,14 +148,15 @@ func (s *session) prepare(ctx context.Context) error {
 	s.wanted = map[string]*definition{}
 	for i := range s.opts.Views {
 		v := &s.opts.Views[i]
+		if slices.Contains(s.elsewhere, v.Name) {
+			continue
+		}
 		if s.wanted[v.Name], err = planner.plan(ctx, v); err != nil {
 			return err
 		}
 	}
-	// Postgres cannot know that there are few changed rows, and would read whole tables to join them: what follows the
-	// stream goes by indexes alone. Building a whole view is another matter.
-	if _, err := s.conn.Exec(ctx, fmt.Sprintf("SET search_path = %s; SET enable_hashjoin = off; SET enable_mergejoin = off", s.path()), pgx.QueryExecModeSimpleProtocol); err != nil {
-		return fmt.Errorf("set up a session of the view store: %w", err)
+	if err := s.settings(ctx); err != nil {
+		return err
 	}
 	if s.pos, err = s.loadPosition(ctx); err != nil {
 		return err
@@ -153,6 +165,16 @@ func (s *session) prepare(ctx context.Context) error {
 		return err
 	}
 	return s.reconcile(ctx)
+}
+
+// settings are those of a session that follows streams.
+func (s *session) settings(ctx context.Context) error {
+	// Postgres cannot know that there are few changed rows, and would read whole tables to join them: what follows the
+	// stream goes by indexes alone. Building a whole view is another matter.
+	if _, err := s.conn.Exec(ctx, fmt.Sprintf("SET search_path = %s; SET enable_hashjoin = off; SET enable_mergejoin = off", s.path()), pgx.QueryExecModeSimpleProtocol); err != nil {
+		return fmt.Errorf("set up a session of the view store: %w", err)
+	}
+	return nil
 }
 
 // begun waits for the pipeline's first watermark: before it nobody knows which backfills there are.
@@ -212,11 +234,14 @@ func (s *session) load(ctx context.Context) error {
 	}
 	slices.SortFunc(s.queries, func(a, b *query) int { return strings.Compare(a.name, b.name) })
 	for _, m := range mirrors {
-		if !m.filling && s.pos.gap != "" {
+		if !m.filling && (s.pos.gap != "" || m.View && !s.mirrored(m.Name)) {
 			continue
 		}
 		if !m.filling && !m.View && needed[m.Name] {
 			m.changed = changedTable(m.Name)
+		}
+		if s.opts.Workers > 0 {
+			m.fold.lacking = m.exhume(ctx, s.conn, s.opts.Pipeline)
 		}
 		s.mirrors = append(s.mirrors, m)
 		s.bySrc[m.Source] = append(s.bySrc[m.Source], m)
@@ -237,6 +262,12 @@ func (s *session) load(ctx context.Context) error {
 		return err
 	}
 	return s.openFeed(ctx)
+}
+
+// mirrored reports whether a view is kept as a mirror.
+func (s *session) mirrored(view string) bool {
+	v := s.views[view]
+	return v != nil && v.state != stateStopped && v.def != nil && v.def.Kind == "mirror"
 }
 
 // temporary makes the tables that take the old and new versions of changed rows. A batch empties those that it wrote to: to
@@ -277,8 +308,14 @@ func (s *session) openFeed(ctx context.Context) error {
 		return &SetupError{Problem: "there is no view to keep", Fix: "add one under `views`"}
 	}
 	s.stop()
-	feed, err := s.opts.open(ctx, streams, after)
-	if m, ok := errors.AsType[*MissingError](err); ok {
+	var feed Feed
+	var err error
+	if s.worker != nil {
+		feed, err = s.worker.open(ctx, streams, after)
+	} else {
+		feed, err = s.opts.open(ctx, streams, after)
+	}
+	if m, ok := errors.AsType[*MissingError](err); ok && s.worker == nil {
 		return s.breakOff(ctx, m)
 	}
 	if err != nil {
@@ -326,20 +363,21 @@ func decodeDefinition(text *string) (*definition, error) {
 }
 
 func (s *session) loadMirrors(ctx context.Context) ([]*mirror, error) {
-	rows, err := s.conn.Query(ctx, "SELECT filling, definition::text, request FROM walrill.mirrors WHERE pipeline = $1 ORDER BY name, filling", s.opts.Pipeline)
+	rows, err := s.conn.Query(ctx, "SELECT filling, definition::text, request, shape FROM walrill.mirrors WHERE pipeline = $1 ORDER BY name, filling", s.opts.Pipeline)
 	if err != nil {
 		return nil, fmt.Errorf("read the mirrors of the store: %w", err)
 	}
 	var list []*mirror
 	var filling bool
 	var text, request string
-	_, err = pgx.ForEachRow(rows, []any{&filling, &text, &request}, func() error {
+	var shape int
+	_, err = pgx.ForEachRow(rows, []any{&filling, &text, &request, &shape}, func() error {
 		var def mirrorDef
 		if err := json.Unmarshal([]byte(text), &def); err != nil {
 			return err
 		}
 		m := newMirror(s.opts, def, filling)
-		m.request = request
+		m.request, m.shape = request, shape
 		list = append(list, m)
 		return nil
 	})
@@ -357,15 +395,9 @@ func (s *session) loadSeqs(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("forget partitions: %w", err)
 	}
-	rows, err := s.conn.Query(ctx, "SELECT key, seq FROM walrill.partitions WHERE pipeline = $1", s.opts.Pipeline)
+	known, err := s.readSeqs(ctx)
 	if err != nil {
-		return fmt.Errorf("read the partitions of the store: %w", err)
-	}
-	known := map[string]uint64{}
-	var key string
-	var seq int64
-	if _, err := pgx.ForEachRow(rows, []any{&key, &seq}, func() error { known[key] = uint64(seq); return nil }); err != nil {
-		return fmt.Errorf("read the partitions of the store: %w", err)
+		return err
 	}
 	for key := range s.dirty {
 		known[key] = s.seqs[key] // read, and not written yet
@@ -375,6 +407,20 @@ func (s *session) loadSeqs(ctx context.Context) error {
 		s.dirty = map[string]bool{}
 	}
 	return nil
+}
+
+func (s *session) readSeqs(ctx context.Context) (map[string]uint64, error) {
+	rows, err := s.conn.Query(ctx, "SELECT key, seq FROM walrill.partitions WHERE pipeline = $1", s.opts.Pipeline)
+	if err != nil {
+		return nil, fmt.Errorf("read the partitions of the store: %w", err)
+	}
+	known := map[string]uint64{}
+	var key string
+	var seq int64
+	if _, err := pgx.ForEachRow(rows, []any{&key, &seq}, func() error { known[key] = uint64(seq); return nil }); err != nil {
+		return nil, fmt.Errorf("read the partitions of the store: %w", err)
+	}
+	return known, nil
 }
 
 func (s *session) saveSeqs(ctx context.Context, tx pgx.Tx) error {

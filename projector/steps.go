@@ -2,6 +2,7 @@ package projector
 
 import (
 	"context"
+	"slices"
 	"time"
 )
 
@@ -189,6 +190,9 @@ func (s *session) gather(ctx context.Context, m *mirror) ([]statement, error) {
 		}
 	}
 	list := m.statements(parked)
+	if len(m.fold.graves) > 0 {
+		list = slices.Insert(list, 0, m.bury(s.opts.Pipeline))
+	}
 	if m.changed != "" {
 		if s.batch.part == nil {
 			s.batch.part = map[string]bool{}

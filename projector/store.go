@@ -209,6 +209,14 @@ func (s *session) positionArgs(p position) []any {
 	return []any{s.opts.Pipeline, s.fence, int32(epoch), int64(lsn), int32(readEpoch), int64(readLSN), p.gap}
 }
 
+// saveStatement moves the position, and checks the fence.
+func (s *session) saveStatement(p position) statement {
+	if s.worker != nil {
+		return s.worker.save(p.shown)
+	}
+	return statement{sql: savePosition, args: s.positionArgs(p), rows: 1}
+}
+
 var errFenced = errors.New("another projector has taken over")
 
 // in runs f in a transaction of the store that checks the fence and ends at the position.
@@ -217,9 +225,10 @@ func (s *session) in(ctx context.Context, p position, f func(pgx.Tx) error) erro
 		if err := f(tx); err != nil {
 			return err
 		}
-		tag, err := tx.Exec(ctx, savePosition, s.positionArgs(p)...)
-		if err == nil && tag.RowsAffected() != 1 {
-			err = errFenced
+		st := s.saveStatement(p)
+		tag, err := tx.Exec(ctx, st.sql, st.args...)
+		if err == nil {
+			err = st.check(tag.RowsAffected())
 		}
 		return err
 	})

@@ -136,22 +136,22 @@ func (m *Mapper) Check(rel *change.Relation) ([]*event.Stream, error) {
 }
 
 // RowsOf is the first stream that carries the rows of a table as they are: without rules, with
-// all columns under their own names, numbers as numbers. Without one it is nil, and why says what
-// each stream that takes the table does instead; "" when none takes it.
-func (m *Mapper) RowsOf(rel *change.Relation) (rows *event.Stream, why string) {
+// all columns under their own names, numbers as numbers. order is the columns that a row's partition in it hangs on. Without
+// such a stream it is nil, and why says what each stream that takes the table does instead; "" when none takes it.
+func (m *Mapper) RowsOf(rel *change.Relation) (rows *event.Stream, order []string, why string) {
 	routes, err := m.compileRoutes(rel)
 	if err != nil {
-		return nil, "the mapping does not fit it" // the table's Check says how
+		return nil, nil, "the mapping does not fit it" // the table's Check says how
 	}
 	var reasons []string
 	for i := range routes {
 		does := routes[i].instead()
 		if does == "" {
-			return routes[i].stream, ""
+			return routes[i].stream, columnNames(rel, routes[i].key.reads()), ""
 		}
 		reasons = append(reasons, "stream "+routes[i].stream.Name+" "+does)
 	}
-	return nil, strings.Join(reasons, "; ")
+	return nil, nil, strings.Join(reasons, "; ")
 }
 
 // instead is what a route does with rows other than to carry them as they are; "" when it does.

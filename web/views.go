@@ -11,17 +11,35 @@ import (
 
 // Views is what keeps the views, as far as this daemon does.
 type Views struct {
-	State        string  `json:"state"` // connecting, standby, running, retrying, stopped, failed
-	Error        string  `json:"error,omitempty"`
-	Position     string  `json:"position_lsn,omitempty"` // every commit below is in the views
-	LagBytes     int64   `json:"lag_bytes"`              // of WAL, behind the watermark in Redis
-	LagSeconds   float64 `json:"lag_seconds"`
-	Gap          string  `json:"gap,omitempty"` // why they stand still
-	Events       uint64  `json:"events"`        // since the daemon started
-	Transactions uint64  `json:"transactions"`  // of the store
-	Parked       int     `json:"parked"`        // keys that are set aside
-	Views        []View  `json:"views"`
-	Verify       *Verify `json:"verify,omitempty"` // nil when the daemon does not compare them with the source
+	State        string   `json:"state"` // connecting, standby, running, retrying, stopped, failed
+	Error        string   `json:"error,omitempty"`
+	Position     string   `json:"position_lsn,omitempty"` // every commit below is in the views
+	LagBytes     int64    `json:"lag_bytes"`              // of WAL, behind the watermark in Redis
+	LagSeconds   float64  `json:"lag_seconds"`
+	Gap          string   `json:"gap,omitempty"` // why they stand still
+	Events       uint64   `json:"events"`        // since the daemon started
+	Transactions uint64   `json:"transactions"`  // of the store
+	Parked       int      `json:"parked"`        // keys that are set aside
+	Views        []View   `json:"views"`
+	Verify       *Verify  `json:"verify,omitempty"`  // nil when the daemon does not compare them with the source
+	Workers      *Workers `json:"workers,omitempty"` // nil when no view is kept key by key
+}
+
+// Workers are those that keep views key by key, over all processes together.
+type Workers struct {
+	Workers   int      `json:"workers"`        // 0 while one session keeps the views
+	Processes int      `json:"processes"`      // that take part
+	Halt      string   `json:"halt,omitempty"` // what the workers stopped for
+	Here      []Worker `json:"here"`
+}
+
+// Worker is one that this process has.
+type Worker struct {
+	Worker       int      `json:"worker"`                 // from 1
+	Position     string   `json:"position_lsn,omitempty"` // every event below, of its partitions, is in the views
+	Events       uint64   `json:"events"`
+	Transactions uint64   `json:"transactions"`
+	Partitions   []string `json:"partitions"`
 }
 
 // Verify is how the last comparison of the views with the source ended, by `views.verify`.

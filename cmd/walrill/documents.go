@@ -16,7 +16,8 @@ import (
 
 // viewKeeper is what keeps a configuration's views: those in the store, and those that are documents in Redis.
 type viewKeeper struct {
-	store     *projector.Projector // nil when all views are documents of tables
+	store     *projector.Projector // nil when no view is kept in Postgres in whole transactions
+	keyed     *projector.Keyed     // nil when none is kept there key by key
 	documents *projector.Documents // nil when none is
 	views     []projector.DocumentView
 	client    redis.UniversalClient // of the documents
@@ -25,8 +26,12 @@ type viewKeeper struct {
 func newViewKeeper(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) (*viewKeeper, error) {
 	k := &viewKeeper{views: documentsOf(cfg)}
 	o := projectorOptions(cfg, client, log)
-	if len(o.Views) > 0 {
-		k.store = projector.New(o)
+	for _, group := range groupOptions(cfg, client, log) {
+		if group.Workers > 0 {
+			k.keyed = projector.NewKeyed(group)
+		} else {
+			k.store = projector.New(group)
+		}
 	}
 	var err error
 	if k.client, err = documentClient(cfg); err != nil {
@@ -41,9 +46,23 @@ func (k *viewKeeper) start(p *parts) {
 	if k.store != nil {
 		p.run(k.store.Run)
 	}
+	if k.keyed != nil {
+		p.run(k.keyed.Run)
+	}
 	if k.documents != nil {
 		p.run(k.documents.Run)
 	}
+}
+
+// inStore are the states of the projectors of views in Postgres.
+func (k *viewKeeper) inStore() (list []projector.Status) {
+	if k.store != nil {
+		list = append(list, k.store.Status())
+	}
+	if k.keyed != nil {
+		list = append(list, k.keyed.Status())
+	}
+	return list
 }
 
 func (k *viewKeeper) close() {

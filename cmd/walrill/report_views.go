@@ -1,9 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +26,7 @@ type viewReporter struct {
 	*viewKeeper
 	streams  redis.UniversalClient
 	pipeline string
+	byKey    []string // views
 
 	mu     sync.Mutex
 	behind map[string]time.Time // since when a view of documents, or "" for those of the store, is behind the watermark
@@ -33,17 +38,25 @@ func (r *reporter) keep(k *viewKeeper, client redis.UniversalClient) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.views = &viewReporter{viewKeeper: k, streams: client, pipeline: r.config.Pipeline, behind: map[string]time.Time{}}
+	for _, v := range r.config.Views.List {
+		if v.Consistency == config.ConsistencyKey {
+			r.views.byKey = append(r.views.byKey, v.Name)
+		}
+	}
 }
 
 func (v *viewReporter) report(cfg *config.Config) *web.Views {
 	documents := v.documents.Status()
 	st := documentState(documents)
-	if v.store != nil {
-		st = v.store.Status()
+	if list := v.inStore(); len(list) > 0 {
+		st = storeState(list)
 	}
 	out := &web.Views{State: st.State, Error: redact(cfg, st.Error), Gap: st.Gap, Events: st.Events, Transactions: st.Transactions, Parked: st.Parked, Views: []web.View{}}
 	for _, w := range st.Views {
 		out.Views = append(out.Views, web.View{Name: w.Name, Kind: w.Kind, State: w.State, Error: w.Error, Parked: w.Parked})
+	}
+	if v.keyed != nil {
+		out.Workers = v.workers(out)
 	}
 	_, lsn := event.SplitClock(st.Clock)
 	if lsn != 0 {
@@ -72,6 +85,44 @@ func (v *viewReporter) report(cfg *config.Config) *web.Views {
 		out.Views = append(out.Views, w)
 	}
 	return out
+}
+
+// storeState sums up the two kinds of views in Postgres.
+func storeState(list []projector.Status) projector.Status {
+	sum := list[0]
+	for _, st := range list[1:] {
+		if stateRank(st.State) > stateRank(sum.State) {
+			sum.State, sum.Error = st.State, st.Error
+		}
+		if sum.Clock == 0 || st.Clock != 0 && st.Clock < sum.Clock {
+			sum.Clock = st.Clock
+		}
+		sum.Gap = cmp.Or(sum.Gap, st.Gap)
+		sum.Events, sum.Transactions, sum.Parked = sum.Events+st.Events, sum.Transactions+st.Transactions, sum.Parked+st.Parked
+		sum.Views = slices.Concat(sum.Views, st.Views)
+	}
+	slices.SortFunc(sum.Views, func(a, b projector.ViewStatus) int { return strings.Compare(a.Name, b.Name) })
+	return sum
+}
+
+// stateRank puts what somebody should see first above what is well.
+func stateRank(state string) int {
+	return slices.Index([]string{projector.StateStandby, projector.StateRunning, projector.StateStopped, projector.StateConnecting, projector.StateRetrying, projector.StateFailed}, state)
+}
+
+// workers tells of those that keep views key by key, and adds what those of this process have done.
+func (v *viewReporter) workers(out *web.Views) *web.Workers {
+	st := v.keyed.Workers()
+	w := &web.Workers{Workers: st.Workers, Processes: st.Processes, Halt: st.Halt, Here: []web.Worker{}}
+	for _, h := range st.Here {
+		one := web.Worker{Worker: h.Worker, Partitions: h.Partitions, Events: h.Events, Transactions: h.Transactions}
+		if _, lsn := event.SplitClock(h.Clock); lsn != 0 {
+			one.Position = change.LSN(lsn).String()
+		}
+		w.Here = append(w.Here, one)
+		out.Events, out.Transactions = out.Events+h.Events, out.Transactions+h.Transactions
+	}
+	return w
 }
 
 // documentState sums up views that are all documents.
@@ -116,6 +167,9 @@ func (v *viewReporter) wait(ctx context.Context, view string, lsn uint64, timeou
 			return projector.WaitForDocuments(ctx, v.client, v.pipeline, &v.views[i], lsn, timeout)
 		}
 	}
+	if v.keyed != nil && (v.store == nil || slices.Contains(v.byKey, view)) {
+		return v.keyed.Wait(ctx, view, lsn, timeout)
+	}
 	if v.store == nil {
 		return 0, &projector.WaitError{View: view, Problem: "walrill keeps no view " + view}
 	}
@@ -145,4 +199,15 @@ func (r *reporter) wait(ctx context.Context, view, text string, timeout time.Dur
 		return "", errors.New(redact(r.config, err.Error()))
 	}
 	return change.LSN(reached).String(), nil
+}
+
+// workersSummary is who keeps views key by key in a few words.
+func workersSummary(w *web.Workers) string {
+	switch {
+	case w.Halt != "":
+		return "stopped for a moment: " + w.Halt
+	case w.Workers == 0:
+		return "none: one session keeps the views for now"
+	}
+	return fmt.Sprintf("%d here, of %d over %d processes", len(w.Here), w.Workers, w.Processes)
 }

@@ -117,9 +117,9 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 			if e := newEmitter(cfg, views.store, log); e != nil {
 				parts.run(e.run)
 			}
-			if every := cfg.Views.VerifyEvery; every > 0 {
-				parts.run(func(ctx context.Context) error { return report.views.verifyAll(ctx, cfg, every, log) })
-			}
+		}
+		if every := cfg.Views.VerifyEvery; every > 0 && len(views.inStore()) > 0 {
+			parts.run(func(ctx context.Context) error { return report.views.verifyAll(ctx, cfg, every, log) })
 		}
 	}
 	if f.only == onlyViews {

@@ -235,6 +235,9 @@ func printReport(w io.Writer, r web.Report) error {
 			row("  "+w.Name, "%s", line)
 		}
 	}
+	if r.Views != nil && r.Views.Workers != nil {
+		row("workers", "%s", workersSummary(r.Views.Workers))
+	}
 	if r.Views != nil && r.Views.Verify != nil {
 		row("verify", "%s", verifySummary(r.Views.Verify))
 	}

@@ -92,7 +92,7 @@ func (f *verifyFlags) run(cmd *cobra.Command, view string) error {
 	}
 	o := verifyOptions(cfg, client, slog.New(slog.DiscardHandler))
 	o.View, o.Repair, o.ChunkRows, o.Patience, o.Progress = view, f.repair, f.chunk, f.patience, bars.show
-	list, err := projector.Verify(cmd.Context(), o)
+	list, err := verifyGroups(cmd.Context(), cfg, o)
 	bars.end()
 	if f.json {
 		encoder := json.NewEncoder(cmd.OutOrStdout())
@@ -123,6 +123,28 @@ func verifyOptions(cfg *config.Config, client redis.UniversalClient, log *slog.L
 		ChunkRows: 10000, Patience: 30 * time.Second, Progress: func(string, int64, int64) {},
 		Refresh: func(ctx context.Context, table, where string) error { return refreshRows(ctx, store, table, where) },
 	}
+}
+
+// verifyGroups compares the views that are kept in whole transactions, and those that are kept key by key.
+func verifyGroups(ctx context.Context, cfg *config.Config, o projector.VerifyOptions) (list []*projector.Comparison, err error) {
+	groups := groupOptions(cfg, nil, o.Log)
+	if o.View != "" {
+		groups = slices.DeleteFunc(groups, func(g projector.Options) bool {
+			return !slices.ContainsFunc(g.Views, func(v projector.View) bool { return v.Name == o.View })
+		})
+	}
+	if len(groups) == 0 {
+		return projector.Verify(ctx, o)
+	}
+	for _, g := range groups {
+		o.Pipeline, o.Views = g.Pipeline, g.Views
+		some, err := projector.Verify(ctx, o)
+		list = append(list, some...)
+		if err != nil {
+			return list, err
+		}
+	}
+	return list, nil
 }
 
 // refreshRows has a backfill read some rows again, and returns when they are published.

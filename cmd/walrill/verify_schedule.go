@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/walrill/walrill/config"
@@ -25,7 +26,7 @@ func (v *viewReporter) verifyAll(ctx context.Context, cfg *config.Config, every 
 			return nil
 		case <-timer.C:
 		}
-		if v.store.Status().State == projector.StateRunning {
+		if slices.ContainsFunc(v.inStore(), func(st projector.Status) bool { return st.State == projector.StateRunning }) {
 			v.verifyOnce(ctx, cfg, log)
 		}
 		timer.Reset(every)
@@ -35,7 +36,7 @@ func (v *viewReporter) verifyAll(ctx context.Context, cfg *config.Config, every 
 // verifyOnce compares all views and makes known what was found.
 func (v *viewReporter) verifyOnce(ctx context.Context, cfg *config.Config, log *slog.Logger) {
 	began := time.Now()
-	list, err := projector.Verify(ctx, verifyOptions(cfg, v.streams, log))
+	list, err := verifyGroups(ctx, cfg, verifyOptions(cfg, v.streams, log))
 	if ctx.Err() != nil {
 		return
 	}

@@ -51,8 +51,8 @@ func (g *viewGroups) run(ctx context.Context, views *viewKeeper) error {
 
 // progress is how far the views are that read the streams themselves and that this process keeps.
 func (k *viewKeeper) progress() (list []*projector.Progress) {
-	if k.store != nil {
-		if st := k.store.Status(); st.State == projector.StateRunning && st.Progress != nil {
+	for _, st := range k.inStore() {
+		if st.State == projector.StateRunning && st.Progress != nil {
 			list = append(list, st.Progress)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +23,30 @@ import (
 	"github.com/walrill/walrill/transform"
 )
 
+// groupOptions are those of the projectors that keep a configuration's views in Postgres together: of the views that are kept in whole
+// transactions, and of those that are kept key by key. A group without views is left out.
+func groupOptions(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) []projector.Options {
+	whole := projectorOptions(cfg, client, log)
+	keyed := whole
+	whole.Views, keyed.Views = nil, nil
+	for _, v := range cfg.Views.List {
+		switch {
+		case v.Document != nil:
+		case v.Consistency == config.ConsistencyKey:
+			keyed.Views = append(keyed.Views, viewOf(v))
+			whole.Leaving = append(whole.Leaving, v.Name)
+		default:
+			whole.Views = append(whole.Views, viewOf(v))
+			keyed.Leaving = append(keyed.Leaving, v.Name)
+		}
+	}
+	keyed.Pipeline, keyed.Workers = projector.KeyGroup(cfg.Pipeline), cfg.Views.Workers
+	whole.Other, keyed.Other = keyed.Pipeline, whole.Pipeline
+	return slices.DeleteFunc([]projector.Options{whole, keyed}, func(o projector.Options) bool { return len(o.Views) == 0 })
+}
+
 func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) projector.Options {
+	f := &feeds{client, cfg.Pipeline, log}
 	return projector.Options{
 		Pipeline: cfg.Pipeline,
 		StoreURL: cfg.Views.Store.Reveal(),
@@ -36,7 +60,13 @@ func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slo
 			meta, err := readMeta(ctx, client, cfg.Pipeline)
 			return meta.Repair, err
 		},
-		Open:      (&feeds{client, cfg.Pipeline, log}).open,
+		Open: func(ctx context.Context, streams []string, after event.Position) (projector.Feed, error) {
+			return f.open(ctx, streams, after, nil)
+		},
+		OpenSome: f.open,
+		Partitions: func(ctx context.Context, streams []string) ([]string, error) {
+			return consumer.Partitions(ctx, client, cfg.Pipeline, streams)
+		},
 		Backfills: &viewBackfills{&backfillStore{client: client, pipeline: cfg.Pipeline}},
 		Log:       log,
 		Watermark: func(ctx context.Context) (uint64, error) {
@@ -59,7 +89,7 @@ func viewsOf(cfg *config.Config) []projector.View {
 
 func viewOf(v config.View) projector.View {
 	view := projector.View{Name: v.Name, Mirror: v.Mirror, Include: plainNames(v.Columns.Include), Exclude: plainNames(v.Columns.Exclude),
-		Key: v.Key, Query: v.Query, Affects: map[string]string{}, Where: v.At.String()}
+		Key: v.Key, Query: v.Query, Affects: map[string]string{}, Where: v.At.String(), ByKey: v.Consistency == config.ConsistencyKey}
 	if v.Columns.Rename != nil {
 		view.Rename = map[string]string{}
 	}
@@ -98,19 +128,19 @@ func tablesOf(ctx context.Context, cfg *config.Config) ([]projector.Table, error
 	if err != nil {
 		return nil, err
 	}
-	streams, lacks := map[string]string{}, map[string]string{}
+	streams, lacks, orders := map[string]string{}, map[string]string{}, map[string][]string{}
 	for _, rel := range rels {
-		stream, why := mapper.RowsOf(rel)
+		stream, order, why := mapper.RowsOf(rel)
 		switch {
 		case stream != nil:
-			streams[rel.String()] = stream.Name
+			streams[rel.String()], orders[rel.String()] = stream.Name, order
 		case why != "":
 			streams[rel.String()], lacks[rel.String()] = "", why
 		}
 	}
 	tables, err := projector.ReadTables(ctx, cfg.Source.URL.Reveal(), streams)
 	for i := range tables {
-		tables[i].Lacks = lacks[tables[i].Name]
+		tables[i].Lacks, tables[i].Order = lacks[tables[i].Name], orders[tables[i].Name]
 	}
 	return tables, err
 }

@@ -23,8 +23,9 @@ type feeds struct {
 // replayPatience is how long a lost tail may take to be published again before the views are filled anew.
 const replayPatience = 30 * time.Second
 
-func (f *feeds) open(ctx context.Context, streams []string, after event.Position) (projector.Feed, error) {
-	o := consumer.Options{Client: f.client, Pipeline: f.pipeline, Streams: streams, Notify: consumer.LogNotices(f.log)}
+// open opens a reader of the partitions that choose takes; of all when it is nil.
+func (f *feeds) open(ctx context.Context, streams []string, after event.Position, choose func(key string) (bool, error)) (projector.Feed, error) {
+	o := consumer.Options{Client: f.client, Pipeline: f.pipeline, Streams: streams, Choose: choose, Notify: consumer.LogNotices(f.log)}
 	if !after.IsZero() {
 		o.From = consumer.After(after)
 	}

@@ -4,9 +4,10 @@ import "slices"
 
 // Emit is the events that are made when a view's rows change.
 type Emit struct {
-	Stream string      // of views only; empty when nothing is emitted
-	Events []EmitEvent // at least one, in the order written, types distinct
-	At     Pos
+	Stream        string // of views only; empty when nothing is emitted
+	Compatibility Compatibility
+	Events        []EmitEvent // at least one, in the order written, types distinct
+	At            Pos
 }
 
 // EmitEvent is one type of event. When, Key and Data are SQL of `old` and `new`, a view's row before and after.
@@ -14,6 +15,8 @@ type EmitEvent struct {
 	Type, When string
 	Key        string       // "" is the view's key
 	Data       []EmitMember // nil is the row
+	Version    int          // of the data; 0 leaves it to the catalogue
+	About      About
 	At         Pos
 }
 
@@ -21,7 +24,7 @@ type EmitEvent struct {
 type EmitMember struct{ Name, SQL string }
 
 func (r *reader) emit(path string, n *node) Emit {
-	e := Emit{At: n.owner}
+	e := Emit{Compatibility: CompatibilityBackward, At: n.owner}
 	r.mapping(path, n,
 		field{"stream", r.name(&e.Stream, func(name string) string {
 			if name == "*" {
@@ -29,6 +32,7 @@ func (r *reader) emit(path string, n *node) Emit {
 			}
 			return checkStream(name)
 		}), "stream: alerts"},
+		r.compatibility(&e.Compatibility),
 		field{"events", func(path string, n *node) { e.Events = r.emitEvents(path, n) }, "events: {account.overdrawn: {when: old.balance >= 0 AND new.balance < 0}}"},
 	)
 	return e
@@ -64,7 +68,12 @@ func (r *reader) emitEvents(path string, n *node) []EmitEvent {
 			field{"when", r.sql(&out.When, condition), "when: old.balance >= 0 AND new.balance < 0"},
 			field{name: "key", read: r.sql(&out.Key, "SQL, such as new.account_id")},
 			field{name: "data", read: func(path string, n *node) { out.Data = r.emitData(path, n) }},
+			field{name: "version", read: func(path string, n *node) { integer(r, path, n, &out.Version, 1, maxVersion) }},
+			r.description(&out.About), r.owner(&out.About),
 		)
+		if out.Version > 0 && out.Data == nil {
+			r.fail(out.At, at, "`version` is for events with `data`; whole rows have versions by themselves")
+		}
 		list = append(list, out)
 	}
 	return list

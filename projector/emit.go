@@ -19,8 +19,9 @@ import (
 
 // Emit is what a view emits.
 type Emit struct {
-	Stream string
-	Events []EmitEvent
+	Stream        string
+	Compatibility event.Compatibility // of new versions of the data
+	Events        []EmitEvent
 }
 
 // EmitEvent is a type of event. When, Key and Data are SQL of `old` and `new`, which are NULL when there is no such row.
@@ -28,6 +29,7 @@ type EmitEvent struct {
 	Type, When string
 	Key        string       // "" is the view's key
 	Data       []EmitMember // nil is the row
+	Version    int          // of the data; 0 leaves it to the catalogue
 	Where      string       // place in the configuration, for errors
 }
 
@@ -46,17 +48,28 @@ func (p *planner) checkEmit(ctx context.Context, v *View, d *definition) error {
 			return v.fault(nil, "choose another stream", "the stream %s carries changes of table %s; views need one of their own", t.Stream, t.Name)
 		}
 	}
+	p.emitted[v.Name] = nil
 	for i := range v.Emit.Events {
 		e := &v.Emit.Events[i]
 		at := &View{Name: v.Name, Where: e.Where}
 		if strings.Contains(e.When+e.Key+e.data()+e.key(d), "$walrill$") {
 			return at.fault(nil, "", "%s: $walrill$ cannot be in it", e.Type)
 		}
+		members := e.members(d)
+		sql := make([]string, len(members))
+		for i, m := range members {
+			sql[i] = ", (" + m.SQL + ")"
+		}
+		var kinds []string
 		err := pgx.BeginFunc(ctx, p.conn, func(tx pgx.Tx) error {
 			if err := tryExec(ctx, tx, "CREATE TEMP TABLE \"walrill emit\" ("+columnList(d)+")"); err != nil {
 				return err
 			}
-			if _, err := tx.Prepare(ctx, "walrill emit", fmt.Sprintf(`SELECT (%s)::boolean, (%s)::text, %s FROM "walrill emit" old, "walrill emit" new`, e.When, e.key(d), e.data())); err != nil {
+			st, err := tx.Prepare(ctx, "walrill emit", fmt.Sprintf(`SELECT (%s)::boolean, (%s)::text, %s%s FROM "walrill emit" old, "walrill emit" new`, e.When, e.key(d), e.data(), strings.Join(sql, "")))
+			if err != nil {
+				return err
+			}
+			if kinds, err = jsonKinds(ctx, tx, st.Fields[3:]); err != nil {
 				return err
 			}
 			if err := tx.Conn().Deallocate(ctx, "walrill emit"); err != nil {
@@ -70,6 +83,7 @@ func (p *planner) checkEmit(ctx context.Context, v *View, d *definition) error {
 		if !errors.Is(err, errUndo) {
 			return fmt.Errorf("try out what view %s emits: %w", v.Name, err)
 		}
+		p.emitted[v.Name] = append(p.emitted[v.Name], e.schema(p.opts, v, d, kinds))
 	}
 	return nil
 }
@@ -102,21 +116,21 @@ func (e *EmitEvent) data() string {
 }
 
 // emitBody is the trigger function of a view.
-func (v *View) emitBody(o *Options, d *definition) string {
+func (v *View) emitBody(o *Options, d *definition, forms []form) string {
 	return fmt.Sprintf(`DECLARE walrill_place text := current_setting('walrill.place', true);
 BEGIN
   IF coalesce(walrill_place, '') = '' THEN RETURN NULL; END IF;
 %s%s  RETURN NULL;
-END`, v.notePart(o, d), v.emitSQL(o, d, "left(TG_OP, 1)"))
+END`, v.notePart(o, d), v.emitSQL(o, d, forms, "left(TG_OP, 1)"))
 }
 
 // emitSQL says what is to be said of `old` and `new`; op is INSERT, UPDATE or DELETE, or how they begin.
-func (v *View) emitSQL(o *Options, d *definition, op string) string {
+func (v *View) emitSQL(o *Options, d *definition, forms []form, op string) string {
 	var b strings.Builder
 	for i := range v.Emit.Events {
 		e := &v.Emit.Events[i]
-		fmt.Fprintf(&b, "  IF (%s) THEN\n    PERFORM walrill.emit(%s, %s, %s, %s, translate(%s, 'IUD', 'cud'), (%s)::text, %s, walrill_place);\n  END IF;\n",
-			e.When, literal(o.Pipeline), literal(v.Emit.Stream), literal(o.Schema+"."+v.Name), literal(e.Type), op, e.key(d), e.data())
+		fmt.Fprintf(&b, "  IF (%s) THEN\n    PERFORM walrill.emit(%s, %s, %s, %s, %s, translate(%s, 'IUD', 'cud'), (%s)::text, %s, walrill_place);\n  END IF;\n",
+			e.When, literal(o.Pipeline), literal(v.Emit.Stream), literal(o.Schema+"."+v.Name), literal(e.Type), literal(forms[i].id), op, e.key(d), e.data())
 	}
 	return b.String()
 }
@@ -150,18 +164,23 @@ func (s *session) installEmit(ctx context.Context, v *View, d *definition) error
 	table := qualified(s.opts.Schema, v.Name)
 	schema := mirrorSchema(s.opts.Pipeline)
 	function, parts := qualified(schema, "emit~"+v.Name), partsFunction(s.opts, v.Name)
+	forms, err := s.forms(v)
+	if err != nil {
+		return err
+	}
 	var has string
-	var fires bool
-	err := s.conn.QueryRow(ctx, `SELECT coalesce((SELECT prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1 AND p.proname = $2), ''),
-		EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($3) AND tgname = $4)`, schema, "emit~"+v.Name, table, emitTrigger).Scan(&has, &fires)
+	var fires, known bool
+	err = s.conn.QueryRow(ctx, `SELECT coalesce((SELECT prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1 AND p.proname = $2), ''),
+		EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($3) AND tgname = $4),
+		(SELECT count(DISTINCT f) FROM unnest($6::text[]) f) = (SELECT count(*) FROM walrill.forms f WHERE f.pipeline = $5 AND f.id = ANY ($6))`, schema, "emit~"+v.Name, table, emitTrigger, s.opts.Pipeline, formIDs(forms)).Scan(&has, &fires, &known)
 	if err != nil {
 		return err
 	}
 	want := ""
 	if v.Emit != nil {
-		want = v.emitBody(s.opts, d)
+		want = v.emitBody(s.opts, d, forms)
 	}
-	if has == want && fires == (want != "") {
+	if known && has == want && fires == (want != "") {
 		return nil
 	}
 	return s.in(ctx, s.pos, func(tx pgx.Tx) error {
@@ -171,10 +190,15 @@ func (s *session) installEmit(ctx context.Context, v *View, d *definition) error
 				fmt.Sprintf("CREATE TRIGGER %s AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW EXECUTE FUNCTION %s()", quoteIdent(emitTrigger), table, function))
 		}
 		if want != "" && d.Kind == "mirror" {
-			sql = append(sql, "CREATE FUNCTION "+parts+"() RETURNS void LANGUAGE plpgsql AS $walrill$"+v.partsBody(s.opts, d)+"$walrill$")
+			sql = append(sql, "CREATE FUNCTION "+parts+"() RETURNS void LANGUAGE plpgsql AS $walrill$"+v.partsBody(s.opts, d, forms)+"$walrill$")
 		}
 		for _, q := range sql {
 			if err := tryExec(ctx, tx, q); err != nil {
+				return err
+			}
+		}
+		for _, f := range forms {
+			if _, err := tx.Exec(ctx, "INSERT INTO walrill.forms (pipeline, id, schema) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", s.opts.Pipeline, f.id, f.text); err != nil {
 				return err
 			}
 		}

@@ -22,7 +22,7 @@ func partsFunction(o *Options, view string) string {
 func (m *mirror) makeParts() string {
 	columns := make([]string, len(m.Columns))
 	for i, c := range m.Columns {
-		columns[i] = quoteIdent(c.As) + " " + c.Type
+		columns[i] = quoteIdent(c.As) + " " + c.sql()
 	}
 	var key []string
 	for i, c := range m.Columns {
@@ -55,7 +55,7 @@ func (v *View) notePart(o *Options, d *definition) string {
 }
 
 // partsBody is the function that says what parts have come to.
-func (v *View) partsBody(o *Options, d *definition) string {
+func (v *View) partsBody(o *Options, d *definition, forms []form) string {
 	return fmt.Sprintf(`DECLARE
   walrill_place text := current_setting('walrill.place'); walrill_row record; old %[1]s; new %[1]s; walrill_op text;
 BEGIN
@@ -65,5 +65,5 @@ FOR walrill_row IN SELECT p."walrill was" AS was, p."walrill is" AS now FROM %[2
   walrill_op := CASE WHEN old IS NULL THEN 'I' WHEN new IS NULL THEN 'D' ELSE 'U' END;
   CONTINUE WHEN old IS NULL AND new IS NULL OR old *= new;
 %[3]sEND LOOP;
-END`, qualified(o.Schema, v.Name), partsTable(v.Name), v.emitSQL(o, d, "walrill_op"))
+END`, qualified(o.Schema, v.Name), partsTable(v.Name), v.emitSQL(o, d, forms, "walrill_op"))
 }

@@ -106,10 +106,15 @@ CREATE TABLE IF NOT EXISTS walrill.folds (         -- those that are filled besi
 CREATE TABLE IF NOT EXISTS walrill.outbox (         -- what views emit, on its way to its stream
 	pipeline text, stream text,
 	commit numeric(20), n bigint,                   -- the entry's ID
-	source text NOT NULL, type text NOT NULL, op text NOT NULL, key text, data jsonb NOT NULL,
+	source text NOT NULL, type text NOT NULL, form text NOT NULL, op text NOT NULL, key text, data jsonb NOT NULL,
 	time timestamptz NOT NULL, tx bigint NOT NULL,  -- of the source transaction
 	emitted_at timestamptz NOT NULL DEFAULT now(),
 	PRIMARY KEY (pipeline, commit, stream, n)
+);
+
+CREATE TABLE IF NOT EXISTS walrill.forms (         -- what the data of emitted events is, as the catalogue has it
+	pipeline text, id text, schema json NOT NULL,
+	PRIMARY KEY (pipeline, id)
 );
 
 CREATE TABLE IF NOT EXISTS walrill.emitted (        -- the last event that was removed from the outbox
@@ -118,15 +123,15 @@ CREATE TABLE IF NOT EXISTS walrill.emitted (        -- the last event that was r
 );
 
 -- emit is what the triggers of views call; place is commit, time and transaction id.
-CREATE OR REPLACE FUNCTION walrill.emit(pipeline text, stream text, source text, type text, op text, key text, data jsonb, place text) RETURNS void
+CREATE OR REPLACE FUNCTION walrill.emit(pipeline text, stream text, source text, type text, form text, op text, key text, data jsonb, place text) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
 	p text[] := string_to_array(place, ' ');
 BEGIN
-	INSERT INTO walrill.outbox (pipeline, stream, commit, n, source, type, op, key, data, time, tx)
+	INSERT INTO walrill.outbox (pipeline, stream, commit, n, source, type, form, op, key, data, time, tx)
 	VALUES (emit.pipeline, emit.stream, p[1]::numeric,
 		1 + coalesce((SELECT max(o.n) FROM walrill.outbox o WHERE o.pipeline = emit.pipeline AND o.stream = emit.stream AND o.commit = p[1]::numeric), 0),
-		emit.source, emit.type, emit.op, emit.key, emit.data, p[2]::timestamptz, p[3]::bigint);
+		emit.source, emit.type, emit.form, emit.op, emit.key, emit.data, p[2]::timestamptz, p[3]::bigint);
 END $$;
 
 -- wait returns when every commit below an LSN is in a view, with the position of the view, and fails past the timeout.

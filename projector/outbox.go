@@ -2,6 +2,7 @@ package projector
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -22,6 +23,7 @@ type Outbox struct {
 // Emitted is an event of a view. Its Stream is the caller's to set, by the name.
 type Emitted struct {
 	Stream string
+	Form   string // of the data, for Outbox.Schema
 	event.Event
 }
 
@@ -43,7 +45,7 @@ func (o *Outbox) Close() {
 
 // After returns at most n events behind one, of commit after commit, stream after stream, in the order of IDs; behind the zero one, the first. They are the caller's.
 func (o *Outbox) After(ctx context.Context, last Emitted, n int) ([]Emitted, error) {
-	rows, err := o.conn.Query(ctx, `SELECT stream, commit::text, n, source, type, coalesce(key, ''), op, time, tx, data::text FROM walrill.outbox
+	rows, err := o.conn.Query(ctx, `SELECT stream, commit::text, n, source, type, form, coalesce(key, ''), op, time, tx, data::text FROM walrill.outbox
 		WHERE pipeline = $1 AND (commit, stream, n) > ($2::text::numeric, $3, $4) ORDER BY commit, stream, n LIMIT $5`,
 		o.pipeline, strconv.FormatUint(last.Position.Commit, 10), last.Stream, int64(last.Position.Ordinal), n)
 	if err != nil {
@@ -53,7 +55,7 @@ func (o *Outbox) After(ctx context.Context, last Emitted, n int) ([]Emitted, err
 	var e Emitted
 	var commit, key, op, data string
 	var ordinal, tx int64
-	_, err = pgx.ForEachRow(rows, []any{&e.Stream, &commit, &ordinal, &e.Table, &e.Type, &key, &op, &e.Time, &tx, &data}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&e.Stream, &commit, &ordinal, &e.Table, &e.Type, &e.Form, &key, &op, &e.Time, &tx, &data}, func() error {
 		out := e
 		var err error
 		out.Position.Commit, err = strconv.ParseUint(commit, 10, 64)
@@ -65,6 +67,20 @@ func (o *Outbox) After(ctx context.Context, last Emitted, n int) ([]Emitted, err
 		return nil, fmt.Errorf("read what views emit: %w", err)
 	}
 	return list, nil
+}
+
+// Schema is that of the data of events of a form. Its Version is what the configuration asked for, or 0.
+func (o *Outbox) Schema(ctx context.Context, form string) (*event.Schema, error) {
+	var text string
+	s := &event.Schema{}
+	err := o.conn.QueryRow(ctx, "SELECT schema::text FROM walrill.forms WHERE pipeline = $1 AND id = $2", o.pipeline, form).Scan(&text)
+	if err == nil {
+		err = json.Unmarshal([]byte(text), s)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what the data of emitted events is: %w", err)
+	}
+	return s, nil
 }
 
 // Removed is the position of the last event of a stream that is not in the outbox any more.

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/walrill/walrill/event"
 )
 
 // definition is a view as it is kept: what the configuration says, made complete. It is stored
@@ -124,6 +126,9 @@ type planner struct {
 	types  map[string]bool // those that the store knows, and collations
 	events []EventType     // that the streams carry; nil when nobody says
 	near   suggest
+	opts   *Options
+
+	emitted map[string][]event.Schema // by view: what its events are
 }
 
 // newPlanner resolves the columns' types in the store: a type that it does not know is replaced.
@@ -161,7 +166,7 @@ func newPlanner(ctx context.Context, conn *pgx.Conn, o *Options) (*planner, erro
 	if err != nil {
 		return nil, fmt.Errorf("look up types in the view store: %w", err)
 	}
-	p := &planner{conn: conn, tables: tables, types: map[string]bool{}, events: events, near: o.Nearest}
+	p := &planner{conn: conn, tables: tables, types: map[string]bool{}, events: events, near: o.Nearest, opts: o, emitted: map[string][]event.Schema{}}
 	if p.near == nil {
 		p.near = func(string, []string) string { return "" }
 	}

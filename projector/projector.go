@@ -126,6 +126,8 @@ type Options struct {
 	// now, and those of Leaving go there.
 	Other   string
 	Leaving []string
+	// Schemas refuses, by a *SetupError, what the views emit when its data would break consumers. It may be nil.
+	Schemas func(context.Context, []event.Schema) error
 	Log     *slog.Logger
 }
 

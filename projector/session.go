@@ -30,8 +30,9 @@ type session struct {
 	tables   []Table
 	wanted   map[string]*definition // by view: what the configuration asks for
 	views    map[string]*viewRow
-	mirrors  []*mirror // in use, unless there is a gap, and those that are being filled
-	queries  []*query  // that are kept
+	emitted  map[string][]event.Schema // by view: of its events
+	mirrors  []*mirror                 // in use, unless there is a gap, and those that are being filled
+	queries  []*query                  // that are kept
 	folds    []*folding
 	fillers  map[string]*filler // of folds, by view
 	repair   string             // the last one of the streams
@@ -154,6 +155,10 @@ func (s *session) prepare(ctx context.Context) error {
 		if s.wanted[v.Name], err = planner.plan(ctx, v); err != nil {
 			return err
 		}
+	}
+	s.emitted = planner.emitted
+	if err := s.checkSchemas(ctx); err != nil {
+		return err
 	}
 	if err := s.settings(ctx); err != nil {
 		return err

@@ -129,7 +129,9 @@ func gatherCatalogue(ctx context.Context, cfg *config.Config) (*catalogue.Catalo
 		}
 		c.Streams = append(c.Streams, stream)
 	}
-	return c, nil
+	emitted, err := emittedCatalogue(ctx, cfg, client)
+	c.Streams = append(c.Streams, emitted...)
+	return c, err
 }
 
 // redisHost is empty for a socket, and for several hosts.

@@ -77,6 +77,7 @@ type emitting struct {
 	outbox  *projector.Outbox
 	pub     *sink.Publisher
 	streams map[string]*event.Stream
+	schemas map[string]*event.Schema // by form
 	wake    chan struct{}
 	last    projector.Emitted // that was read
 	marked  uint64
@@ -88,7 +89,7 @@ func (e *emitter) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s := &emitting{emitter: e, streams: map[string]*event.Stream{}, wake: make(chan struct{}, 1), fresh: true}
+	s := &emitting{emitter: e, streams: map[string]*event.Stream{}, schemas: map[string]*event.Schema{}, wake: make(chan struct{}, 1), fresh: true}
 	if s.outbox, err = projector.OpenOutbox(ctx, e.config.Views.Store.Reveal(), e.config.Pipeline); err != nil {
 		return err
 	}
@@ -194,6 +195,24 @@ func (s *emitting) stream(ctx context.Context, name string) (*event.Stream, erro
 	return stream, nil
 }
 
+// schema is that of an event, with its version: it is in the catalogue before the event is published.
+func (s *emitting) schema(ctx context.Context, e *projector.Emitted) (*event.Schema, error) {
+	if schema := s.schemas[e.Form]; schema != nil {
+		return schema, nil
+	}
+	schema, err := s.outbox.Schema(ctx, e.Form)
+	if err != nil {
+		return nil, err
+	}
+	schema.Terms = &event.Terms{Version: schema.Version, Compatibility: event.CompatibleNone} // what breaks was refused before it was emitted
+	schema.Since = e.Position.LSN()
+	if schema.Version, err = s.pub.ClaimSchema(ctx, schema); err != nil {
+		return nil, err
+	}
+	s.schemas[e.Form] = schema
+	return schema, nil
+}
+
 // publish hands what is new to the publisher, and then says how far the views are.
 func (s *emitting) publish(ctx context.Context) error {
 	clock := s.clock() // before the outbox is read: what is below is in it
@@ -232,6 +251,10 @@ func (s *emitting) append(ctx context.Context, e *projector.Emitted) error {
 	}
 	out := e.Event
 	out.Stream = stream
+	if out.Shape, err = s.schema(ctx, e); err != nil {
+		return err
+	}
+	out.Schema = out.Shape.Version
 	s.pub.Append(&out)
 	return nil
 }

@@ -67,6 +67,7 @@ func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slo
 		Partitions: func(ctx context.Context, streams []string) ([]string, error) {
 			return consumer.Partitions(ctx, client, cfg.Pipeline, streams)
 		},
+		Schemas:   func(ctx context.Context, list []event.Schema) error { return judgeEmitted(ctx, client, cfg, list) },
 		Backfills: &viewBackfills{&backfillStore{client: client, pipeline: cfg.Pipeline}},
 		Log:       log,
 		Watermark: func(ctx context.Context) (uint64, error) {

@@ -25,9 +25,9 @@ func emitOf(e config.Emit) *projector.Emit {
 	if e.Stream == "" {
 		return nil
 	}
-	out := &projector.Emit{Stream: e.Stream}
+	out := &projector.Emit{Stream: e.Stream, Compatibility: event.Compatibility(e.Compatibility)}
 	for _, x := range e.Events {
-		ev := projector.EmitEvent{Type: x.Type, When: x.When, Key: x.Key, Where: x.At.String()}
+		ev := projector.EmitEvent{Type: x.Type, When: x.When, Key: x.Key, Version: x.Version, Where: x.At.String()}
 		for _, m := range x.Data {
 			ev.Data = append(ev.Data, projector.EmitMember(m))
 		}

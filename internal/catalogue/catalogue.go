@@ -32,6 +32,7 @@ type Event struct {
 	// Type is such as order.paid; empty when the application chooses it, as with an outbox.
 	Type        string   `json:"type"`
 	Table       string   `json:"table,omitempty"`
+	View        bool     `json:"view,omitempty"`   // Table is a view's, which emits the event
 	Prefix      string   `json:"prefix,omitempty"` // of logical messages, for events that are such
 	On          []string `json:"on,omitempty"`     // insert, update, delete, truncate or read
 	Key         []string `json:"key,omitempty"`    // the columns of the ordering key, or its expression

@@ -44,6 +44,8 @@ func (e *Event) markdown(b *strings.Builder) {
 	switch {
 	case e.Opaque:
 		b.WriteString("Seen in the stream; its data is not declared")
+	case e.View:
+		fmt.Fprintf(b, "Of changes of the view %s", code(e.Table))
 	case e.Prefix != "":
 		fmt.Fprintf(b, "In logical messages with the prefix %s", code(e.Prefix))
 	default:

@@ -161,7 +161,9 @@ func (r *reporter) report() web.Report {
 	}
 	r.fillSlot(&report.Source)
 	r.fillSink(&report.Sink)
-	report.Retention = r.retained.now()
+	if trims(status.State) {
+		report.Retention = r.retained.now()
+	}
 	fillBackfill(&report.Backfill, r.pipeline.source.Backfills())
 	report.Sink.Duplicates += status.Repeated
 	report.Sink.ParkedKeys = status.ParkedKeys

@@ -41,7 +41,7 @@ type retention struct {
 
 	counts map[string]uint64
 	mu     sync.Mutex
-	report *web.Retention // of the last pass; nil when this instance does not trim
+	report *web.Retention // of the last pass; nil before the first
 }
 
 // holder is a consumer group that keeps a stream from being trimmed.
@@ -99,14 +99,15 @@ func needWhole(cfg *config.Config) (list []finding) {
 func (r *reporter) mayTrim() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.pipeline == nil {
+	if r.pipeline == nil || !trims(r.pipeline.bridge.Status().State) {
 		return 0
 	}
-	switch r.pipeline.bridge.Status().State {
-	case bridge.StateStreaming, bridge.StateConnecting, bridge.StateRetrying, bridge.StateStopping:
-		return uint64(r.slot.Confirmed)
-	}
-	return 0
+	return uint64(r.slot.Confirmed)
+}
+
+// trims reports whether an instance in a state trims: also one that waits for a full Redis to begin.
+func trims(s bridge.State) bool {
+	return s == bridge.StateStreaming || s == bridge.StateConnecting || s == bridge.StateRetrying || s == bridge.StateStopping
 }
 
 // run trims until ctx ends, through every absence of Redis.
@@ -117,7 +118,6 @@ func (k *retention) run(ctx context.Context) {
 		wait := k.every
 		if confirmed := k.confirmed(); confirmed == 0 {
 			wait = min(wait, time.Second)
-			k.tell(nil)
 		} else {
 			more, err := k.pass(ctx, confirmed)
 			switch {
@@ -194,7 +194,7 @@ func (k *retention) tell(report *web.Retention) {
 	k.report = report
 }
 
-// now is what the last pass has found; nil when this instance does not trim.
+// now is what the last pass has found; nil when there was none.
 func (k *retention) now() *web.Retention {
 	if k == nil {
 		return nil

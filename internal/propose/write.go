@@ -93,6 +93,8 @@ func (w *writer) head(c *Catalogue, o Options) {
 	w.line(0, "")
 	w.line(0, "sink:")
 	w.line(1, "url: %s", o.Sink)
+	w.line(1, "# Streams grow until this trims what is older, but for what a consumer group has not read.")
+	w.line(1, "#retention: {max_age: 7d}")
 	w.line(0, "")
 	w.line(0, "# Each is a stream in Redis. Entries with the same key stay in the order of their commits; the key is the primary key")
 	w.line(0, "# unless `key` says otherwise.")

@@ -105,9 +105,6 @@ func (r *reader) views(path string, n *node) {
 // checkViews says which views need a store, and which other view.
 func (r *reader) checkViews(path string, n *node) {
 	v := &r.cfg.Views
-	if v.VerifyEvery > 0 && v.Store.IsZero() && !r.unconnected {
-		r.fail(n.owner, path, "`verify` compares views in Postgres, and there is no `store`; remove it")
-	}
 	for _, w := range v.List {
 		where := join(path, w.Name)
 		i := slices.IndexFunc(v.List, func(o View) bool { return o.Name == w.From })

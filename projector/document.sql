@@ -8,6 +8,7 @@ CREATE TABLE IF NOT EXISTS walrill.documents (
 	definition jsonb,                      -- that the triggers are of
 	sent bigint NOT NULL DEFAULT 0,        -- serial number: none above was ever sent to Redis
 	acked bigint NOT NULL DEFAULT 0,       -- none below can be what Redis has, unless it has lost something
+	snapshot text,                         -- Redis has what it had, when its serial number is sent
 	PRIMARY KEY (pipeline, name)
 );
 

@@ -170,7 +170,7 @@ func (k *storeKeeper) follow(ctx context.Context) error {
 
 // lookAfter answers a rebuild that somebody asks for.
 func (k *storeKeeper) lookAfter(ctx context.Context) error {
-	asked, answered, err := k.store.asked(ctx)
+	asked, answered, _, err := k.store.asked(ctx)
 	if err != nil || asked == answered {
 		return err
 	}
@@ -234,7 +234,7 @@ func (k *storeKeeper) writeNoted(ctx context.Context, shown uint64) error {
 		if ops, err = k.operations(rows); err != nil {
 			return err
 		}
-		return k.box.promise(ctx, tx, stateLive, k.store.serial+uint64(parts(ops)), k.store.serial)
+		return k.box.promise(ctx, tx, stateLive, k.store.serial+uint64(parts(ops)), k.store.serial, snapshot)
 	})
 	if err != nil {
 		return err
@@ -340,7 +340,7 @@ func (k *storeKeeper) refill(ctx context.Context, live bool, asked string) error
 		state = stateLive
 	}
 	start := max(k.store.serial, k.box.sent) + 1
-	if err := k.box.promise(ctx, k.box.conn, state, start+1<<32, k.box.acked); err != nil {
+	if err := k.box.promise(ctx, k.box.conn, state, start+1<<32, k.box.acked, ""); err != nil {
 		return err
 	}
 	if _, err := k.store.write(ctx, docCall{flags: docBegin + docNothing, serial: start, fields: []string{"state", state, "id", k.box.id}}); err != nil {
@@ -380,7 +380,7 @@ func (k *storeKeeper) refill(ctx context.Context, live bool, asked string) error
 		return err
 	}
 	k.parked = reply.parked
-	if err := k.box.promise(ctx, k.box.conn, stateLive, k.store.serial, k.store.serial); err != nil {
+	if err := k.box.promise(ctx, k.box.conn, stateLive, k.store.serial, k.store.serial, k.box.seen); err != nil {
 		return err
 	}
 	k.opts.Log.Info("documents are complete", "view", k.view.Name, "position", clock(k.position))

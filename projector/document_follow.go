@@ -2,6 +2,7 @@ package projector
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -246,9 +247,14 @@ func (k *directKeeper) base(ctx context.Context, key []byte) (row, error) {
 
 // lookAfter begins a rebuild that somebody asks for, and ends a filling whose rows have all come.
 func (k *directKeeper) lookAfter(ctx context.Context) error {
-	asked, answered, err := k.store.asked(ctx)
+	asked, answered, doomed, err := k.store.asked(ctx)
 	if err != nil {
 		return err
+	}
+	if doomed != "" {
+		if err := k.delete(ctx, doomed); err != nil {
+			return err
+		}
 	}
 	if asked != answered && k.fill == "" {
 		k.asked = asked
@@ -284,6 +290,21 @@ func (k *directKeeper) lookAfter(ctx context.Context) error {
 	k.opts.Log.Info("documents are complete", "view", k.view.Name, "position", clock(k.pos.shown))
 	k.tell()
 	return nil
+}
+
+// delete removes documents that `walrill verify --repair` has found to be of no row. It reads those keys again behind it.
+func (k *directKeeper) delete(ctx context.Context, doomed string) error {
+	var keys []string
+	if err := json.Unmarshal([]byte(doomed), &keys); err != nil {
+		return fmt.Errorf("read %s: delete: %w", k.store.state, err)
+	}
+	var ops []docOp
+	for _, key := range keys {
+		ops = append(ops, docOp{kind: 'd', key: key})
+	}
+	k.opts.Log.Info("documents without a row are deleted", "view", k.view.Name, "keys", len(keys))
+	_, err := k.store.write(ctx, docCall{ops: ops, fields: []string{"delete", ""}})
+	return err
 }
 
 // filled reports whether the documents have every row: the backfill has ended and is read to its end.

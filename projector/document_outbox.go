@@ -262,10 +262,11 @@ type execer interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// promise notes the state of the documents, that no serial number above sent was sent to Redis, and that it has acknowledged acked.
-func (o *outbox) promise(ctx context.Context, on execer, state string, sent, acked uint64) error {
-	tag, err := on.Exec(ctx, "UPDATE walrill.documents SET state = $4, sent = $5, acked = $6 WHERE pipeline = $1 AND name = $2 AND fence = $3",
-		o.pipeline, o.name, o.fence, state, int64(sent), int64(acked))
+// promise notes the state of the documents, that no serial number above sent was sent to Redis, that it has acknowledged acked, and that it
+// has all that a snapshot had when it has come to sent; "" for no other snapshot than before.
+func (o *outbox) promise(ctx context.Context, on execer, state string, sent, acked uint64, snapshot string) error {
+	tag, err := on.Exec(ctx, "UPDATE walrill.documents SET state = $4, sent = $5, acked = $6, snapshot = coalesce(nullif($7, ''), snapshot) WHERE pipeline = $1 AND name = $2 AND fence = $3",
+		o.pipeline, o.name, o.fence, state, int64(sent), int64(acked), snapshot)
 	if err == nil && tag.RowsAffected() != 1 {
 		return errFenced
 	}

@@ -379,14 +379,15 @@ func (d *docStore) rowOf(list []string, columns []Column) row {
 	return values
 }
 
-// asked reads which rebuild is asked for, and which was answered last.
-func (d *docStore) asked(ctx context.Context) (asked, answered string, err error) {
-	fields, err := d.client.HMGet(ctx, d.state, "asked", "answer").Result()
+// asked reads which rebuild is asked for, and which was answered last, and a JSON list of documents that are to be deleted.
+func (d *docStore) asked(ctx context.Context) (asked, answered, doomed string, err error) {
+	fields, err := d.client.HMGet(ctx, d.state, "asked", "answer", "delete").Result()
 	if err != nil {
-		return "", "", fmt.Errorf("read %s: %w", d.state, err)
+		return "", "", "", fmt.Errorf("read %s: %w", d.state, err)
 	}
+	doomed, _ = fields[2].(string)
 	asked, _ = fields[0].(string)
 	answer, _ := fields[1].(string)
 	answered, _, _ = strings.Cut(answer, ": ")
-	return asked, answered, nil
+	return asked, answered, doomed, nil
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/redis/go-redis/v9"
 )
 
 // How verify comes to a verdict while both sides change.
@@ -41,11 +42,13 @@ import (
 
 // VerifyOptions say what is compared and how.
 type VerifyOptions struct {
-	Options     // Log, Backfills and Views are not used
+	Options     // Log and Backfills are not used; without a StoreURL there are documents of tables only
 	SourceURL   string
 	Publication string // of the source; "" for none: its row filters count
 	View        string // "" for all
-	ChunkRows   int    // rows in a range
+	Documents   []DocumentView
+	Redis       redis.UniversalClient // that has them
+	ChunkRows   int                   // rows in a range
 	Patience    time.Duration
 	Hidden      func(table, column string) bool      // whose values are not shown; for folds alone it may be nil, as SourceURL and Tables may
 	Progress    func(name string, done, total int64) // may be nil
@@ -57,8 +60,8 @@ type VerifyOptions struct {
 // Comparison is what was found about one mirror or view.
 type Comparison struct {
 	View        string       `json:"view"`                 // or the table's name, of a mirror that views are computed from
-	Kind        string       `json:"kind"`                 // mirror, query, fold or code
-	Table       string       `json:"table,omitempty"`      // of a mirror
+	Kind        string       `json:"kind"`                 // mirror, query, fold, code or document
+	Table       string       `json:"table,omitempty"`      // of a mirror, and of documents of a table
 	For         []string     `json:"for,omitempty"`        // the views that are computed from it
 	Rows        int64        `json:"rows"`                 // of the source that were compared; of a fold, those that its events give
 	Events      int64        `json:"events,omitempty"`     // of its streams, that a fold was folded again from
@@ -162,9 +165,10 @@ type verifier struct {
 type target struct {
 	name   string
 	kind   string
-	not    string  // why it cannot be compared; "" when it can be
-	mirror *mirror // of a mirror
-	query  *query  // of a query; of a fold, its table
+	not    string     // why it cannot be compared; "" when it can be
+	doc    *docTarget // of documents
+	mirror *mirror    // of a mirror, and of documents of a table
+	query  *query     // of a query; of a fold, its table
 	def    *definition
 	uses   []mirrorDef // whose tables it depends on
 	wait   string      // a live view that stands where it stands
@@ -204,7 +208,9 @@ func openVerifier(ctx context.Context, o VerifyOptions) (*verifier, error) {
 }
 
 // needsSource reports whether the target is compared with the source's tables.
-func (t *target) needsSource() bool { return t.not == "" && !t.folds() }
+func (t *target) needsSource() bool {
+	return t.not == "" && !t.folds() && (t.doc == nil || t.doc.view.From == "")
+}
 
 func (v *verifier) openSource(ctx context.Context) (err error) {
 	if v.tables, err = v.Tables(ctx); err != nil {
@@ -238,10 +244,34 @@ func (v *verifier) close(ctx context.Context) {
 	}
 }
 
-// findTargets lists what is to be compared: the mirrors in use, each once, and behind them the queries, and the folds.
-func (v *verifier) findTargets(ctx context.Context) (err error) {
+// findTargets lists what is to be compared: the mirrors in use, each once, behind them the queries and the folds, and then the documents.
+func (v *verifier) findTargets(ctx context.Context) error {
+	isDocument := false
+	for i := range v.Documents {
+		if d := &v.Documents[i]; v.View == "" || v.View == d.Name {
+			isDocument = v.View != ""
+			t := &target{name: d.Name, kind: "document"}
+			t.doc = &docTarget{target: t, v: v, view: d, store: newDocStore(v.Redis, v.Pipeline, d)}
+			v.targets = append(v.targets, t)
+		}
+	}
+	if v.StoreURL == "" || isDocument && v.targets[0].doc.view.From == "" {
+		return nil
+	}
+	documents := v.targets
+	v.targets = nil
+	err := v.findInStore(ctx, isDocument)
+	v.targets = append(v.targets, documents...)
+	return err
+}
+
+// findInStore lists what is to be compared of the views in the store: nothing when documents are asked for.
+func (v *verifier) findInStore(ctx context.Context, none bool) (err error) {
 	if v.store, err = v.session(ctx, v.StoreURL); err != nil {
 		return err
+	}
+	if none {
+		return nil
 	}
 	s := &session{opts: &v.Options, conn: v.store}
 	err = s.loadViews(ctx)
@@ -334,6 +364,8 @@ func (v *verifier) compare(ctx context.Context, t *target) (*Comparison, error) 
 	switch {
 	case t.not != "":
 		return c, nil
+	case t.doc != nil:
+		return c, t.doc.compare(ctx, c)
 	case t.folds():
 		return c, v.compareFold(ctx, t, c)
 	}
@@ -457,6 +489,10 @@ func splitKey(key string) []string {
 // reach waits until the target's view has reached an LSN.
 func (v *verifier) reach(ctx context.Context, t *target, lsn uint64) error {
 	_, err := WaitFor(ctx, v.store, t.wait, lsn, v.Patience)
+	return explainWait(err)
+}
+
+func explainWait(err error) error {
 	if w, ok := errors.AsType[*WaitError](err); ok {
 		return fmt.Errorf("%s; it can be compared when a daemon keeps it up: see `walrill status`", w.Problem)
 	}

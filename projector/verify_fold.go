@@ -312,24 +312,8 @@ func (v *verifier) repairFold(ctx context.Context, t *target, c *Comparison) err
 	if err != nil {
 		return err
 	}
-	for kept := time.Now(); ; {
-		answer, err := request.Answer(ctx)
-		switch {
-		case err != nil:
-			return err
-		case answer.Failed != "":
-			return errors.New(answer.Failed)
-		case answer.Kept:
-			kept = time.Now()
-		case time.Since(kept) > v.Patience:
-			return fmt.Errorf("no daemon has folded it anew within %v; that is asked for, and the next one that keeps the views does it", v.Patience)
-		}
-		if answer.Done {
-			break
-		}
-		if err := pause(ctx, betweenRounds); err != nil {
-			return err
-		}
+	if err := v.awaitAnswer(ctx, request.Answer); err != nil {
+		return err
 	}
 	again := newComparison(t)
 	if err := v.compareFold(ctx, t, again); err != nil {
@@ -340,6 +324,28 @@ func (v *verifier) repairFold(ctx context.Context, t *target, c *Comparison) err
 	}
 	c.Parked, c.Unjudged, c.NotJudged = again.Parked, again.Unjudged, again.NotJudged
 	return nil
+}
+
+// awaitAnswer waits until a rebuild that was asked for is done.
+func (v *verifier) awaitAnswer(ctx context.Context, ask func(context.Context) (Answer, error)) error {
+	for kept := time.Now(); ; {
+		answer, err := ask(ctx)
+		switch {
+		case err != nil:
+			return err
+		case answer.Failed != "":
+			return errors.New(answer.Failed)
+		case answer.Done:
+			return nil
+		case answer.Kept:
+			kept = time.Now()
+		case time.Since(kept) > v.Patience:
+			return fmt.Errorf("no daemon has built it anew within %v; that is asked for, and the next one that keeps the views does it", v.Patience)
+		}
+		if err := pause(ctx, betweenRounds); err != nil {
+			return err
+		}
+	}
 }
 
 // standing is where a view is, as a snapshot has it.

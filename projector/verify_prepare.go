@@ -11,6 +11,9 @@ import (
 
 // prepare makes the two sides of a target.
 func (v *verifier) prepare(ctx context.Context, t *target) error {
+	if t.doc != nil {
+		return t.doc.prepare(ctx)
+	}
 	var err error
 	if t.parked, err = ListParked(ctx, v.store, v.Pipeline, t.name); err != nil {
 		return err

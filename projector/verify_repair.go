@@ -13,13 +13,17 @@ import (
 // are read again from the source by a backfill of these keys, which brings them in order with all other changes; those that
 // the source does not have are deleted first by whoever keeps the view, and read again too, so that one that has come
 // back meanwhile is there in the end. A fold is folded anew.
+// Documents are written again by whoever keeps them: those of a view when their keys are noted, those of a table when their rows are read again.
 
 // repairBatch is how many keys are repaired together.
 const repairBatch = 500
 
 // repair mends what was found and looks again. What is wrong still, or again, stays in c.
 func (v *verifier) repair(ctx context.Context, t *target, c *Comparison) error {
-	if t.folds() {
+	switch {
+	case t.doc != nil:
+		return t.doc.repair(ctx, c)
+	case t.folds():
 		return v.repairFold(ctx, t, c)
 	}
 	listed := c.Differences
@@ -56,15 +60,24 @@ func (v *verifier) repairSome(ctx context.Context, t *target, found []Difference
 	if err := v.askRepair(ctx, t, ask); err != nil || t.query != nil {
 		return err
 	}
-	rows := make([]string, len(found))
+	keys := make([][]string, len(found))
 	for i, d := range found {
-		parts := make([]string, len(d.key))
-		for j, text := range d.key {
-			parts[j] = literal(text) + "::" + t.onSource.keyTypes[j]
+		keys[i] = d.key
+	}
+	return v.Refresh(ctx, t.mirror.Source, keyCondition(&t.onSource, t.mirror.Key, keys))
+}
+
+// keyCondition is true of rows with these keys, of columns that a side has the types of.
+func keyCondition(s *side, columns []string, keys [][]string) string {
+	rows := make([]string, len(keys))
+	for i, key := range keys {
+		parts := make([]string, len(key))
+		for j, text := range key {
+			parts[j] = literal(text) + "::" + s.keyTypes[j]
 		}
 		rows[i] = "(" + strings.Join(parts, ", ") + ")"
 	}
-	return v.Refresh(ctx, t.mirror.Source, fmt.Sprintf("(%s) IN (%s)", list("%s", t.mirror.Key), strings.Join(rows, ", ")))
+	return fmt.Sprintf("(%s) IN (%s)", list("%s", columns), strings.Join(rows, ", "))
 }
 
 // askRepair leaves keys for whoever keeps the view, and waits until they are seen to.

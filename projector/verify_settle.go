@@ -398,7 +398,11 @@ func (v *verifier) touched(ctx context.Context, t *target, since uint64) (keys m
 	for i, k := range t.key {
 		texts[i] = "i." + quoteIdent(k) + "::text"
 	}
-	rows, err := v.store.Query(ctx, fmt.Sprintf("WITH %s SELECT ARRAY[%s] FROM input i", t.mirror.input(t.key), strings.Join(texts, ", ")), string(array(values)))
+	conn, input := v.store, t.mirror.input(t.key)
+	if t.doc != nil {
+		conn, input = v.source, "input AS (SELECT * FROM json_to_recordset($1::json)"+t.doc.as+")"
+	}
+	rows, err := conn.Query(ctx, fmt.Sprintf("WITH %s SELECT ARRAY[%s] FROM input i", input, strings.Join(texts, ", ")), string(array(values)))
 	if err != nil {
 		return nil, false, fmt.Errorf("read the keys of events: %w", err)
 	}

@@ -149,6 +149,31 @@ func (s *side) rows(ctx context.Context, keys [][]string, version string) (map[s
 	return all, nil
 }
 
+// keyed is a row with its key.
+type keyed struct {
+	key []string
+	found
+}
+
+// page reads so many rows behind a key.
+func (s *side) page(ctx context.Context, after []string, limit int) (list []keyed, err error) {
+	conditions, args := s.bounds(after, nil)
+	rows, err := s.conn.Query(ctx, fmt.Sprintf("SELECT %s, ARRAY[%s]::text[] FROM %s WHERE %s ORDER BY %s LIMIT %d",
+		s.keyTexts(), strings.Join(s.values, ", "), s.from, conditions, strings.Join(s.ordered, ", "), limit), args...)
+	if err != nil {
+		return nil, fmt.Errorf("read rows: %w", err)
+	}
+	var k keyed
+	if _, err := pgx.ForEachRow(rows, []any{&k.key, &k.values}, func() error {
+		list = append(list, k)
+		k = keyed{}
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read rows: %w", err)
+	}
+	return list, nil
+}
+
 func (f found) same(o found) bool {
 	return slices.EqualFunc(f.values, o.values, func(a, b *string) bool {
 		return a == b || a != nil && b != nil && *a == *b

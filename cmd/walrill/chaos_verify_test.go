@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/internal/harness"
 	"github.com/walrill/walrill/projector"
 )
@@ -47,13 +49,32 @@ func differences(list []projector.Comparison) (found []string) {
 	return found
 }
 
+// addDocuments has the rows of a mirror's table, and of a query, as documents in Redis, too.
+func (r *viewRig) addDocuments() {
+	r.Helper()
+	config, err := os.ReadFile(r.file)
+	if err == nil {
+		err = os.WriteFile(r.file, append(config, "  account_doc: {document: \"account:{id}\", mirror: accounts}\n  worth_doc: {document: \"worth:{customer_id}\", from: customers_worth, as: hash}\n"...), 0o600)
+	}
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
 // While everything changes, verify never calls right what somebody has spoilt, nor wrong what is right, and repairs it.
 func TestVerifyUnderLoad(t *testing.T) {
 	for name, same := range map[string]bool{"store apart": false, "store is source": true} {
 		t.Run(name, func(t *testing.T) {
 			r := newViewRig(t, same, nil)
+			r.addDocuments()
+			r.pace = 10 * time.Millisecond // faster, and everything has changed again whenever verify looks again
 			r.daemon()
 			r.live()
+			for _, view := range []string{"account_doc", "worth_doc"} {
+				if out, err := exec.Command("walrill", "wait", "-c", r.file, view, "--lsn", "0/1", "--timeout", "60s").CombinedOutput(); err != nil {
+					t.Fatalf("%v\n%s", err, out)
+				}
+			}
 			r.begin()
 			runs, unjudged := 0, 0
 			for ; (time.Now().Before(r.end) || runs == 0) && !t.Failed(); runs++ {
@@ -75,7 +96,19 @@ func TestVerifyUnderLoad(t *testing.T) {
 			schema := "walrill_" + harness.DatabaseName(t, r.source)
 			harness.Exec(t, r.store, "UPDATE accounts_copy SET note = 'spoilt' WHERE id = 50", "INSERT INTO customers_worth VALUES (5000, 'nobody', 1, 1)",
 				"INSERT INTO "+schema+".customers VALUES (7000, 'nobody')", "INSERT INTO purses VALUES (8000, 1, 1, 1, '')")
-			wanted := []string{`accounts_copy {"id":50} differs`, `customers {"id":7000} extra`, `customers_worth {"customer_id":5000} extra`, `purses {"purse":8000} extra`}
+			client, err := consumer.NewClient(r.redis.URL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			keys := "walrill:{" + harness.DatabaseName(t, r.source) + "}:document:"
+			for view, key := range map[string]string{"account_doc": "account:8100", "worth_doc": "worth:8200"} {
+				if err := errors.Join(client.Set(t.Context(), key, "{}", 0).Err(), client.SAdd(t.Context(), keys+view+":keys", key).Err()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			wanted := []string{`account_doc "account:8100" extra`, `worth_doc "worth:8200" extra`,
+				`accounts_copy {"id":50} differs`, `customers {"id":7000} extra`, `customers_worth {"customer_id":5000} extra`, `purses {"purse":8000} extra`}
 			seen := map[string]bool{}
 			if !harness.Poll(4*patience, func() bool {
 				for _, d := range differences(r.verify()) {

@@ -69,9 +69,23 @@ type viewRig struct {
 	rand          *rand.Rand
 	redis         *harness.Redis
 	end           time.Time
+	pace          time.Duration // between two transactions of a writer, and between two looks; 0 for as fast as can be
 	stop          context.CancelFunc
 	work          sync.WaitGroup
 	daemons       []*harness.Program
+}
+
+// goOn waits for the pace, and reports whether ctx has not ended.
+func (r *viewRig) goOn(ctx context.Context) bool {
+	if r.pace == 0 {
+		return ctx.Err() == nil
+	}
+	select {
+	case <-time.After(r.pace):
+		return ctx.Err() == nil
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func newViewRig(t *testing.T, sameStore bool, storeThrough func(string) string) *viewRig {
@@ -172,7 +186,7 @@ func (r *viewRig) write(ctx context.Context, random *rand.Rand) {
 		return
 	}
 	defer conn.Close(context.Background())
-	for ctx.Err() == nil {
+	for r.goOn(ctx) {
 		sql := "BEGIN;"
 		for range 1 + random.IntN(4) {
 			sql += randomChange(random) + ";"
@@ -248,7 +262,7 @@ func (r *viewRig) look(ctx context.Context) {
 	}
 	defer conn.Close(context.Background())
 	looks := 0
-	for ctx.Err() == nil {
+	for r.goOn(ctx) {
 		var views, copies, accounts int64
 		err := conn.QueryRow(ctx, "SELECT (SELECT sum(total) FROM branch_totals), sum(money), count(*) FROM accounts_copy").Scan(&views, &copies, &accounts)
 		if ctx.Err() != nil {

@@ -118,7 +118,7 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 				parts.run(e.run)
 			}
 		}
-		if every := cfg.Views.VerifyEvery; every > 0 && len(views.inStore()) > 0 {
+		if every := cfg.Views.VerifyEvery; every > 0 {
 			parts.run(func(ctx context.Context) error { return report.views.verifyAll(ctx, cfg, every, log) })
 		}
 	}

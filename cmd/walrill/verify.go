@@ -36,11 +36,11 @@ func newVerifyCommand() *cobra.Command {
 		Use:   "verify [VIEW]",
 		Short: "Compare views with the source, while both change",
 		Long: `Compares the mirrors and the views with the source, row by row, and says which keys differ and how. A mirror is compared with its table, a query
-with what the same SQL gives on the source, a fold with what the events of its streams give, folded again from the first. All may change meanwhile: what
-differs is looked at again until it is certain. What kept changing is said to be so; it never counts as equal.
+with what the same SQL gives on the source, a fold with what the events of its streams give, folded again from the first, and documents in Redis
+with the rows of their table or view. All may change meanwhile: what differs is looked at again until it is certain. What kept changing is said to be so; it never counts as equal.
 
 It reads every row on both sides, in ranges, and writes nothing but markers to the source's WAL. --repair has rows of a mirror that differ read again
-by a backfill of these keys, rows of a query computed anew, and a fold folded anew; a daemon must be running for it.
+by a backfill of these keys, rows of a query computed anew, a fold folded anew, and documents written again; a daemon must be running for it.
 
 Ends with 3 when something differs, is set aside or could not be judged; with --repair, when that is so at the end.`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -75,22 +75,27 @@ func (f *verifyFlags) run(cmd *cobra.Command, view string) error {
 	if err := wantViews(cfg); err != nil {
 		return err
 	}
-	if slices.ContainsFunc(documentsOf(cfg), func(v projector.DocumentView) bool { return v.Name == view }) {
-		return usageError{fmt.Errorf("view %[1]s is documents in Redis, which verify does not look at; `walrill rebuild %[1]s` compares all of them with their rows and mends what differs", view)}
-	}
-	if err := storeOf(cfg); err != nil {
-		return err
+	ofDocuments := slices.ContainsFunc(documentsOf(cfg), func(v projector.DocumentView) bool { return v.Name == view })
+	if view != "" && !ofDocuments {
+		if err := storeOf(cfg); err != nil {
+			return err
+		}
 	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
 	if err != nil {
 		return redacted(cfg, err)
 	}
 	defer client.Close() //nolint:errcheck // what it wrote was acknowledged
+	documents, err := documentClient(cfg)
+	if err != nil {
+		return redacted(cfg, err)
+	}
+	defer documents.Close() //nolint:errcheck // what it wrote was acknowledged
 	bars := &verifyBars{}
 	if isTerminal(cmd.ErrOrStderr()) {
 		bars.bars = mpb.New(mpb.WithOutput(cmd.ErrOrStderr()))
 	}
-	o := verifyOptions(cfg, client, slog.New(slog.DiscardHandler))
+	o := verifyOptions(cfg, client, documents, slog.New(slog.DiscardHandler))
 	o.View, o.Repair, o.ChunkRows, o.Patience, o.Progress = view, f.repair, f.chunk, f.patience, bars.show
 	list, err := verifyGroups(cmd.Context(), cfg, o)
 	bars.end()
@@ -116,29 +121,39 @@ func (f *verifyFlags) run(cmd *cobra.Command, view string) error {
 }
 
 // verifyOptions are those of a configuration, for all views and without a look at progress.
-func verifyOptions(cfg *config.Config, client redis.UniversalClient, log *slog.Logger) projector.VerifyOptions {
+func verifyOptions(cfg *config.Config, client, documents redis.UniversalClient, log *slog.Logger) projector.VerifyOptions {
 	store := &backfillStore{client: client, pipeline: cfg.Pipeline}
 	return projector.VerifyOptions{
 		Options: projectorOptions(cfg, client, log), SourceURL: cfg.Source.URL.Reveal(), Publication: cfg.Source.Publication, Hidden: cfg.Hides,
-		ChunkRows: 10000, Patience: 30 * time.Second, Progress: func(string, int64, int64) {},
+		Documents: documentsOf(cfg), Redis: documents, ChunkRows: 10000, Patience: 30 * time.Second, Progress: func(string, int64, int64) {},
 		Refresh: func(ctx context.Context, table, where string) error { return refreshRows(ctx, store, table, where) },
 	}
 }
 
-// verifyGroups compares the views that are kept in whole transactions, and those that are kept key by key.
+// verifyGroups compares the views that are kept in whole transactions, those that are kept key by key, and the documents.
 func verifyGroups(ctx context.Context, cfg *config.Config, o projector.VerifyOptions) (list []*projector.Comparison, err error) {
-	groups := groupOptions(cfg, nil, o.Log)
-	if o.View != "" {
-		groups = slices.DeleteFunc(groups, func(g projector.Options) bool {
-			return !slices.ContainsFunc(g.Views, func(v projector.View) bool { return v.Name == o.View })
-		})
+	documents := o.Documents
+	o.Documents = nil
+	var parts []projector.VerifyOptions
+	for _, g := range groupOptions(cfg, nil, o.Log) {
+		if o.View == "" || slices.ContainsFunc(g.Views, func(v projector.View) bool { return v.Name == o.View }) {
+			part := o
+			part.Pipeline, part.Views = g.Pipeline, g.Views
+			parts = append(parts, part)
+		}
 	}
-	if len(groups) == 0 {
-		return projector.Verify(ctx, o)
+	for _, d := range documents {
+		if o.View == "" || o.View == d.Name {
+			part := o
+			part.View, part.Documents = d.Name, []projector.DocumentView{d}
+			parts = append(parts, part)
+		}
 	}
-	for _, g := range groups {
-		o.Pipeline, o.Views = g.Pipeline, g.Views
-		some, err := projector.Verify(ctx, o)
+	if len(parts) == 0 {
+		parts = append(parts, o) // a view that the store has, and not the configuration
+	}
+	for _, part := range parts {
+		some, err := projector.Verify(ctx, part)
 		list = append(list, some...)
 		if err != nil {
 			return list, err

@@ -26,17 +26,25 @@ func (v *viewReporter) verifyAll(ctx context.Context, cfg *config.Config, every 
 			return nil
 		case <-timer.C:
 		}
-		if slices.ContainsFunc(v.inStore(), func(st projector.Status) bool { return st.State == projector.StateRunning }) {
+		if v.keeps() {
 			v.verifyOnce(ctx, cfg, log)
 		}
 		timer.Reset(every)
 	}
 }
 
+// keeps reports whether this daemon keeps views: those in the store, or where there are none the documents.
+func (v *viewReporter) keeps() bool {
+	if list := v.inStore(); len(list) > 0 {
+		return slices.ContainsFunc(list, func(st projector.Status) bool { return st.State == projector.StateRunning })
+	}
+	return !slices.ContainsFunc(v.documents.Status(), func(d projector.DocumentStatus) bool { return !d.Running })
+}
+
 // verifyOnce compares all views and makes known what was found.
 func (v *viewReporter) verifyOnce(ctx context.Context, cfg *config.Config, log *slog.Logger) {
 	began := time.Now()
-	list, err := verifyGroups(ctx, cfg, verifyOptions(cfg, v.streams, log))
+	list, err := verifyGroups(ctx, cfg, verifyOptions(cfg, v.streams, v.client, log))
 	if ctx.Err() != nil {
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -51,6 +52,23 @@ func top(ctx context.Context, client redis.UniversalClient, pipeline string) (w 
 	return w, at, err
 }
 
+// Epoch is the epoch in force: `walrill adopt` raises it before anything is published in it.
+func Epoch(ctx context.Context, client redis.UniversalClient, pipeline string) (uint8, error) {
+	key := event.MetaKey(pipeline)
+	text, err := client.HGet(ctx, key, event.EpochField).Result()
+	if errors.Is(err, redis.Nil) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the epoch from %s: %w", key, err)
+	}
+	epoch, err := strconv.ParseUint(text, 10, 8)
+	if err != nil {
+		return 0, fmt.Errorf("read the epoch from %s: %w", key, unreadable{err})
+	}
+	return uint8(epoch), nil
+}
+
 // watermarkOf is the watermark that the last of some entries stands for.
 func watermarkOf(key string, entries []redis.XMessage) (uint64, error) {
 	pos, err := event.ParseID(entries[len(entries)-1].ID)
@@ -63,13 +81,19 @@ func watermarkOf(key string, entries []redis.XMessage) (uint64, error) {
 // WaitFor returns when everything that was committed up to an LSN is in the
 // streams: when the watermark has reached it. lsn is Postgres's own number,
 // such as a writer's pg_current_wal_lsn() after its commit, and is compared
-// within the watermark's epoch. WaitFor fails when ctx ends or Redis does not
+// within the epoch in force. WaitFor fails when ctx ends or Redis does not
 // answer; it never says that something is there when it is not.
 func WaitFor(ctx context.Context, client redis.UniversalClient, pipeline string, lsn uint64) error {
 	w, _, err := top(ctx, client, pipeline)
 	for err == nil {
-		if _, reached := event.SplitClock(w); w > 0 && reached >= lsn {
-			return nil
+		if epoch, reached := event.SplitClock(w); w > 0 && reached >= lsn {
+			var now uint8
+			if now, err = Epoch(ctx, client, pipeline); err != nil {
+				break
+			}
+			if epoch >= now {
+				return nil
+			}
 		}
 		if ctx.Err() != nil {
 			break

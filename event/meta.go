@@ -45,6 +45,9 @@ const (
 	metaSchema     = "schema:"     // and stream and table; see Schema.HighestField
 )
 
+// EpochField is the field of the hash that holds the epoch.
+const EpochField = metaEpoch
+
 // PartitionsField is the field of the hash that holds how many partitions a stream has.
 func PartitionsField(stream string) string { return metaPartitions + stream }
 

@@ -42,7 +42,7 @@ func WaitForDocuments(ctx context.Context, client redis.UniversalClient, pipelin
 
 // documentsAt is the LSN of documents' position, or why they have none.
 func documentsAt(ctx context.Context, client redis.UniversalClient, key string) (lsn uint64, problem string, err error) {
-	fields, err := client.HMGet(ctx, key, "state", "position", "gap").Result()
+	fields, err := client.HMGet(ctx, key, "state", "position", "gap", "epoch").Result()
 	if err != nil {
 		return 0, "", fmt.Errorf("read %s: %w", key, err)
 	}
@@ -52,13 +52,17 @@ func documentsAt(ctx context.Context, client redis.UniversalClient, key string) 
 		return 0, "", fmt.Errorf("read %s: position: %w", key, err)
 	}
 	_, lsn = event.SplitClock(at)
+	epoch, err := strconv.ParseUint("0"+text(3), 10, 8)
+	if err != nil {
+		return 0, "", fmt.Errorf("read %s: epoch: %w", key, err)
+	}
 	switch {
 	case text(2) != "":
 		return lsn, "being filled anew: " + text(2), nil
 	case text(0) != stateLive:
 		return lsn, stateFilling, nil
 	}
-	return lsn, "", nil
+	return lsn, behind(at, uint8(epoch)), nil
 }
 
 // DocumentRequest is a rebuild of documents that was asked of whoever keeps them.

@@ -27,6 +27,7 @@ type DocumentOptions struct {
 	Open      func(ctx context.Context, streams []string, after event.Position) (Feed, error)
 	Watermark func(context.Context) (uint64, error)
 	Backfills Backfills
+	Epoch     func(context.Context) (uint8, error)
 	Log       *slog.Logger
 }
 
@@ -148,6 +149,12 @@ func (d *Documents) lead(ctx context.Context, v *DocumentView, store *docStore, 
 	told := false
 	for {
 		wait, err := store.claim(ctx, entitled)
+		if err == nil && wait == 0 {
+			var epoch uint8
+			if epoch, err = inForce(ctx, d.opts.Epoch); err == nil && epoch > 0 {
+				err = TellDocuments(ctx, d.opts.Client, d.opts.Pipeline, v, epoch)
+			}
+		}
 		if err != nil || wait == 0 {
 			return err
 		}

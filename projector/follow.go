@@ -254,7 +254,9 @@ func (s *session) commit(ctx context.Context, clock uint64) error {
 
 // advance moves the position when no row changed: nothing is written but now and then.
 func (s *session) advance(ctx context.Context, next position) error {
-	if time.Since(s.saved) > saveEvery {
+	was, _ := event.SplitClock(s.pos.shown)
+	epoch, _ := event.SplitClock(next.shown)
+	if time.Since(s.saved) > saveEvery || epoch != was { // the lock's number is of the epoch that is written
 		if err := s.in(ctx, next, func(tx pgx.Tx) error { return s.saveSeqs(ctx, tx) }); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ CREATE TABLE IF NOT EXISTS walrill.pipelines (
 	fence bigint NOT NULL DEFAULT 0,       -- one up for each projector that takes over
 	epoch int NOT NULL DEFAULT 0,          -- with lsn: every commit below is in the views
 	lsn pg_lsn,
+	history int NOT NULL DEFAULT 0,        -- the epoch in force, as `walrill adopt` or a projector that began has said
 	read_epoch int NOT NULL DEFAULT 0,     -- with read_lsn: where reading goes on
 	read_lsn pg_lsn,
 	gap text,                              -- why the views stand still while mirrors are filled anew
@@ -143,25 +144,27 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
 	deadline timestamptz := clock_timestamp() + wait.timeout;
 	v record;
-	reached pg_lsn;
+	at int;
+	reached pg_lsn; -- in the epoch at
 BEGIN
 	IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
 		RAISE EXCEPTION 'walrill.wait needs READ COMMITTED: a % transaction goes on seeing the view as it was', current_setting('transaction_isolation')
 			USING ERRCODE = 'WR002', HINT = 'Wait before the transaction begins.';
 	END IF;
 	LOOP
-		SELECT w.pipeline, w.state, w.error, p.gap, p.lsn, p.epoch, p.open INTO v
+		SELECT w.pipeline, w.state, w.error, p.gap, p.lsn, p.epoch, p.history, p.open INTO v
 			FROM walrill.views w JOIN walrill.pipelines p ON p.pipeline = w.pipeline WHERE w.name = wait.view;
 		IF NOT FOUND THEN
 			RAISE EXCEPTION 'walrill keeps no view %', wait.view USING ERRCODE = 'undefined_table',
 				HINT = 'SELECT name, state FROM walrill.views lists them.';
 		END IF;
 		reached := v.lsn;
+		at := v.epoch;
 		IF v.state = 'live' AND v.gap IS NULL THEN
 			IF v.open THEN
 				WITH l AS MATERIALIZED (SELECT k.pid, k.classid, k.objid, k.objsubid FROM pg_locks k WHERE k.locktype = 'advisory' AND k.granted
 					AND k.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
-				SELECT c.lsn INTO reached FROM (
+				SELECT c.epoch, c.lsn INTO at, reached FROM (
 					SELECT w.epoch, greatest(w.lsn, (SELECT max('0/0'::pg_lsn + (((p.classid::bigint & 16777215) << 32) | p.objid::bigint)::numeric)
 						FROM l o JOIN l p ON p.pid = o.pid AND p.objsubid = 1 AND (p.classid::bigint >> 24) = w.epoch
 						WHERE o.objsubid = 2 AND o.classid = 2002875506 AND o.objid::bigint = (hashtext(w.pipeline || '#' || w.worker || '#' || w.opening)::bigint & 4294967295))) AS lsn
@@ -174,7 +177,7 @@ BEGIN
 						AND p.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
 				reached := greatest(v.lsn, reached);
 			END IF;
-			IF reached >= wait.lsn THEN
+			IF reached >= wait.lsn AND at >= v.history THEN
 				RETURN reached;
 			END IF;
 		END IF;
@@ -182,6 +185,7 @@ BEGIN
 			RAISE EXCEPTION 'view % has not reached % within %: it is %', wait.view, wait.lsn, wait.timeout,
 				CASE WHEN v.gap IS NOT NULL THEN 'at ' || reached || ' and being filled anew: ' || v.gap
 				     WHEN v.state <> 'live' THEN v.state || coalesce(nullif(': ' || v.error, ': '), '')
+				     WHEN at < v.history THEN format('at %s@%s, and has nothing yet of the history that was adopted as epoch %s', at, coalesce(reached, '0/0'), v.history)
 				     ELSE 'at ' || coalesce(reached::text, '0/0') END
 				USING ERRCODE = 'WR001';
 		END IF;

@@ -111,6 +111,9 @@ type Options struct {
 	Repair func(context.Context) (string, error)
 	// Whole is a *MissingError when the streams do not have their first entries any more. Replay needs it; for folds it may be nil.
 	Whole func(ctx context.Context, streams []string) error
+	// Epoch is the epoch in force, whether anything was published in it or not, such as consumer.Epoch. When it is nil, what is waited
+	// for after `walrill adopt` is answered for the history before until something of the new one has come.
+	Epoch func(context.Context) (uint8, error)
 	// Nearest is the name that was probably meant, or "". It may be nil.
 	Nearest func(got string, names []string) string
 	// Open opens a feed of streams behind a position; the zero position is the beginning.

@@ -166,7 +166,14 @@ func (s *session) prepare(ctx context.Context) error {
 	if s.pos, err = s.loadPosition(ctx); err != nil {
 		return err
 	}
-	if err := s.begun(ctx); err != nil {
+	epoch, err := inForce(ctx, s.opts.Epoch)
+	if err == nil {
+		err = tellEpoch(ctx, s.conn, s.opts.Pipeline, epoch)
+	}
+	if err == nil {
+		err = s.begun(ctx)
+	}
+	if err != nil {
 		return err
 	}
 	return s.reconcile(ctx)

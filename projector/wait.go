@@ -64,7 +64,13 @@ func (p *Projector) Wait(ctx context.Context, view string, lsn uint64, timeout t
 		}
 		reached, problem, known := st.reached(view)
 		if known && problem == "" && reached >= lsn {
-			return reached, nil
+			epoch, err := inForce(ctx, p.opts.Epoch)
+			if err != nil {
+				return 0, fmt.Errorf("wait for view %s: %w", view, err)
+			}
+			if problem = behind(st.Clock, epoch); problem == "" {
+				return reached, nil
+			}
 		}
 		if !known && st.Views != nil {
 			return 0, &WaitError{View: view, Problem: "walrill keeps no view " + view}

@@ -8,6 +8,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 
 	"github.com/walrill/walrill/capture"
@@ -16,6 +17,7 @@ import (
 	"github.com/walrill/walrill/consumer"
 	"github.com/walrill/walrill/event"
 	"github.com/walrill/walrill/mapfile"
+	"github.com/walrill/walrill/projector"
 )
 
 func newAdoptCommand() *cobra.Command {
@@ -68,6 +70,9 @@ func adopt(ctx context.Context, cfg *config.Config) (string, error) {
 		return "", err
 	}
 	meta.System, meta.Timeline, meta.HTTP, meta.Dropped, meta.RepairFrom = info.SystemID, info.Timeline, "", "", 0
+	if err := tellViews(ctx, cfg, meta.Epoch); err != nil {
+		return "", fmt.Errorf("adopt: %w\n  fix: start that server and adopt again; or adopt with a configuration without `views`, and waits may answer for the history before until something of the new one has come", err)
+	}
 	if err := client.HSet(ctx, event.MetaKey(cfg.Pipeline), meta.Fields()).Err(); err != nil {
 		return "", fmt.Errorf("write %s: %w", event.MetaKey(cfg.Pipeline), err)
 	}
@@ -94,6 +99,24 @@ func adoptSource(ctx context.Context, cfg *config.Config, meta event.Meta, top c
 		info.Confirmed, err = source.Advance(ctx, shared)
 	}
 	return info, err
+}
+
+// tellViews has waits for views answer for the new history only when there is something of it, from now on.
+func tellViews(ctx context.Context, cfg *config.Config, epoch uint8) error {
+	if !cfg.Views.Store.IsZero() {
+		if err := projector.TellEpoch(ctx, cfg.Views.Store.Reveal(), cfg.Pipeline, epoch); err != nil {
+			return err
+		}
+	}
+	for _, v := range documentsOf(cfg) {
+		_, err := withDocuments(ctx, cfg, v.Name, func(ctx context.Context, client redis.UniversalClient, v *projector.DocumentView) error {
+			return projector.TellDocuments(ctx, client, cfg.Pipeline, v, epoch)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // busyError says that a daemon is at work.

@@ -38,7 +38,7 @@ func newViewKeeper(cfg *config.Config, client redis.UniversalClient, log *slog.L
 		return nil, err
 	}
 	k.documents = projector.NewDocuments(projector.DocumentOptions{Pipeline: cfg.Pipeline, Client: k.client, Views: k.views, Store: k.store, StoreURL: o.StoreURL,
-		Tables: o.Tables, Open: o.Open, Watermark: o.Watermark, Backfills: o.Backfills, Log: log})
+		Tables: o.Tables, Open: o.Open, Watermark: o.Watermark, Backfills: o.Backfills, Epoch: o.Epoch, Log: log})
 	return k, nil
 }
 

@@ -68,6 +68,7 @@ func projectorOptions(cfg *config.Config, client redis.UniversalClient, log *slo
 			return consumer.Partitions(ctx, client, cfg.Pipeline, streams)
 		},
 		Schemas:   func(ctx context.Context, list []event.Schema) error { return judgeEmitted(ctx, client, cfg, list) },
+		Epoch:     func(ctx context.Context) (uint8, error) { return consumer.Epoch(ctx, client, cfg.Pipeline) },
 		Backfills: &viewBackfills{&backfillStore{client: client, pipeline: cfg.Pipeline}},
 		Log:       log,
 		Watermark: func(ctx context.Context) (uint64, error) {

@@ -44,7 +44,7 @@ func newDropCommand() *cobra.Command {
 		Use:   "drop",
 		Short: "Remove a pipeline: its slot, its publication, its control keys, and what its views need",
 		Long: `Removes the replication slot, the publication if walrill made it, and the control keys in Redis; with
---streams the streams too, those that are recorded as the pipeline's. It asks nothing. The daemon must be stopped.
+--streams the streams too, those that are recorded as the pipeline's; from streams that stay, the consumer groups of its views. It asks nothing. The daemon must be stopped.
 In the view store it removes the mirrors and walrill's own tables, those that no other pipeline needs; with --views the tables of the
 views too.
 
@@ -127,7 +127,7 @@ func (f *dropFlags) drop(ctx context.Context, cfg *config.Config) ([]removal, er
 		}
 		return list, nil
 	}
-	d := &dropper{f, ctx, client, cfg.Pipeline, meta, list}
+	d := &dropper{f, ctx, client, cfg.Pipeline, viewNames(cfg, list), meta, list}
 	d.redis()
 	views := event.ViewsPipeline(cfg.Pipeline)
 	if d.meta, err = readMeta(ctx, client, views); emittedStreams(cfg) == nil && redis.HasErrorPrefix(err, "NOPERM") {
@@ -192,6 +192,7 @@ type dropper struct {
 	ctx      context.Context
 	client   redis.UniversalClient
 	pipeline string
+	named    map[string]bool // views
 	meta     event.Meta
 	list     []removal
 }
@@ -199,8 +200,9 @@ type dropper struct {
 func (d *dropper) redis() {
 	kept := false // streams that :meta and :catalogue describe
 	for _, name := range slices.Sorted(maps.Keys(d.meta.Streams)) {
-		if d.stream(event.NewStream(name, d.meta.Streams[name])) {
+		if s := event.NewStream(name, d.meta.Streams[name]); d.stream(s) {
 			kept = true
+			d.groups(s)
 		}
 	}
 	meta, catalogue := event.MetaKey(d.pipeline), event.CatalogueKey(d.pipeline)

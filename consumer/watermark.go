@@ -55,12 +55,13 @@ func top(ctx context.Context, client redis.UniversalClient, pipeline string) (w 
 // Epoch is the epoch in force: `walrill adopt` raises it before anything is published in it.
 func Epoch(ctx context.Context, client redis.UniversalClient, pipeline string) (uint8, error) {
 	key := event.MetaKey(pipeline)
-	text, err := client.HGet(ctx, key, event.EpochField).Result()
-	if errors.Is(err, redis.Nil) {
-		return 0, nil
-	}
+	fields, err := client.HMGet(ctx, key, event.EpochField).Result()
 	if err != nil {
 		return 0, fmt.Errorf("read the epoch from %s: %w", key, err)
+	}
+	text, ok := fields[0].(string)
+	if !ok {
+		return 0, nil // nothing has begun
 	}
 	epoch, err := strconv.ParseUint(text, 10, 8)
 	if err != nil {

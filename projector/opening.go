@@ -181,11 +181,11 @@ func (s *session) wantedFor(ctx context.Context) (why string, err error) {
 	return "", nil
 }
 
-// placesSQL is the position of each worker of a group, as its row has it or as who has its lease shows it, and who that is.
+// placesSQL is the position of each worker of a group, as its row has it, and as who has its lease shows it.
 const placesSQL = `WITH l AS MATERIALIZED (SELECT pid, classid, objid, objsubid FROM pg_locks WHERE locktype = 'advisory' AND granted
 			AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-	SELECT w.worker, w.epoch, greatest((w.lsn - '0/0')::bigint, (SELECT max(((p.classid::bigint & 16777215) << 32) | p.objid::bigint)
-			FROM l p WHERE p.pid = o.pid AND p.objsubid = 1 AND (p.classid::bigint >> 24) = w.epoch)), coalesce(o.pid, 0)
+	SELECT w.epoch, (w.lsn - '0/0')::bigint, greatest((w.lsn - '0/0')::bigint, (SELECT max(((p.classid::bigint & 16777215) << 32) | p.objid::bigint)
+			FROM l p WHERE p.pid = o.pid AND p.objsubid = 1 AND (p.classid::bigint >> 24) = w.epoch))
 	FROM walrill.workers w LEFT JOIN l o ON o.objsubid = 2 AND o.classid = $2 AND o.objid::bigint = (hashtext(w.pipeline || '#' || w.worker || '#' || w.opening)::bigint & 4294967295)
 	WHERE w.pipeline = $1`
 
@@ -195,11 +195,13 @@ func (s *session) overview(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look where the workers of the views are: %w", err)
 	}
-	var lowest uint64
-	var worker, pid int32
+	var written, lowest uint64
 	var epoch uint8
-	var lsn int64
-	if _, err := pgx.ForEachRow(rows, []any{&worker, &epoch, &lsn, &pid}, func() error {
+	var row, lsn int64
+	if _, err := pgx.ForEachRow(rows, []any{&epoch, &row, &lsn}, func() error {
+		if c := event.Clock(epoch, uint64(row)); written == 0 || c < written {
+			written = c
+		}
 		if c := event.Clock(epoch, uint64(lsn)); lowest == 0 || c < lowest {
 			lowest = c
 		}
@@ -207,12 +209,12 @@ func (s *session) overview(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("look where the workers of the views are: %w", err)
 	}
-	s.pos.shown = max(s.pos.shown, lowest)
+	s.pos.shown = max(s.pos.shown, written) // from where the streams may be read again
 	if s.seqs, err = s.readSeqs(ctx); err != nil {
 		return err
 	}
 	if time.Since(s.tidied) > tidyEvery {
-		if _, err := s.conn.Exec(ctx, "DELETE FROM walrill.gone WHERE pipeline = $1 AND commit < $2::text::numeric", s.opts.Pipeline, strconv.FormatUint(lowest, 10)); err != nil {
+		if _, err := s.conn.Exec(ctx, "DELETE FROM walrill.gone WHERE pipeline = $1 AND commit < $2::text::numeric", s.opts.Pipeline, strconv.FormatUint(written, 10)); err != nil {
 			return fmt.Errorf("forget rows that were deleted: %w", err)
 		}
 		s.tidied = time.Now()
@@ -223,6 +225,7 @@ func (s *session) overview(ctx context.Context) error {
 	if err := s.report(ctx); err != nil {
 		return err
 	}
+	s.projector.note(func(st *Status) { st.Clock = max(st.Clock, lowest) })
 	return s.endFrozen(ctx)
 }
 

@@ -36,7 +36,7 @@ func main() {
 	o := options{rounds: 3, txA: 300, txB: 100_000, big: 500_000, latencies: 500, rows: 300_000, changes: 100_000}
 	flag.IntVar(&o.rounds, "rounds", o.rounds, "interleaved rounds")
 	flag.StringVar(&o.binary, "binary", "", "walrill binary; built when empty")
-	flag.StringVar(&o.only, "only", "", "backfill or views: that and nothing else")
+	flag.StringVar(&o.only, "only", "", "backfill, views, or keys, which are part of the views: that and nothing else")
 	flag.BoolVar(&o.quick, "quick", false, "small sizes, one round")
 	flag.BoolVar(&o.full, "full", false, "shape A with 1,000 transactions, B with 300,000, one transaction of 2,000,000 rows")
 	flag.Parse()
@@ -84,14 +84,19 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	if o.only != "views" {
+	if o.only == "" || o.only == "backfill" {
 		if r.fills, err = measureBackfill(ctx, b, o); err != nil {
 			return fmt.Errorf("backfill: %w", err)
 		}
 	}
-	if o.only != "backfill" {
+	if o.only == "" || o.only == "views" {
 		if r.views, err = measureViews(ctx, b, o); err != nil {
 			return fmt.Errorf("views: %w", err)
+		}
+	}
+	if o.only != "backfill" {
+		if r.keys, err = measureKeys(ctx, b, o); err != nil {
+			return fmt.Errorf("views key by key: %w", err)
 		}
 	}
 	r.print(os.Stdout)

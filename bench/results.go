@@ -18,6 +18,7 @@ type results struct {
 	latency latency
 	fills   []fill
 	views   viewResults
+	keys    []map[string]viewRun // rounds
 }
 
 func (r *results) add(s shape, runner string, m measure) {
@@ -79,6 +80,7 @@ func (r *results) printRatios(w io.Writer) {
 		fmt.Fprintf(w, "| backfill, to the slower of COPY and a bare pipeline | ≥ 0.7 | | %s |\n", r.fillRatio())
 	}
 	r.printViews(w)
+	r.printKeys(w)
 	if len(r.shapes) == 0 {
 		return
 	}

@@ -19,7 +19,10 @@ import (
 )
 
 // viewKind is a view that is measured, each kept by a daemon of its own in a database of its own, or in the streams' Redis.
-type viewKind struct{ name, yaml string }
+type viewKind struct {
+	name, yaml string
+	dealt      bool // its stream has several partitions
+}
 
 const documentKind = "Redis documents"
 
@@ -46,13 +49,13 @@ func emitting(stream string) string {
 }
 
 var viewKinds = []viewKind{
-	{"mirror", "  seen:\n    mirror: public.orders\n"},
-	{"mirror that emits", "  seen:\n    mirror: public.orders\n" + emitting("of_mirror")},
-	{"two joins", joinsYAML},
-	{"two joins, emits", joinsYAML + emitting("of_joins")},
-	{"fold", foldYAML},
-	{"fold that emits", foldYAML + emitting("of_fold")},
-	{documentKind, "  docs: {document: \"order:{id}\", mirror: public.orders}\n"},
+	{name: "mirror", yaml: "  seen:\n    mirror: public.orders\n"},
+	{name: "mirror that emits", yaml: "  seen:\n    mirror: public.orders\n" + emitting("of_mirror")},
+	{name: "two joins", yaml: joinsYAML},
+	{name: "two joins, emits", yaml: joinsYAML + emitting("of_joins")},
+	{name: "fold", yaml: foldYAML},
+	{name: "fold that emits", yaml: foldYAML + emitting("of_fold")},
+	{name: documentKind, yaml: "  docs: {document: \"order:{id}\", mirror: public.orders}\n"},
 }
 
 // viewBatch is how many changes the projector puts into one transaction of the store at most.
@@ -106,7 +109,7 @@ func measureViews(ctx context.Context, b *bed, o options) (v viewResults, err er
 	if err := b.exec(ctx, viewTables, `CREATE DATABASE bare`); err != nil {
 		return v, err
 	}
-	capture, err := b.startCapture(o)
+	capture, err := b.startCapture(o, false)
 	if err != nil {
 		return v, err
 	}
@@ -117,16 +120,7 @@ func measureViews(ctx context.Context, b *bed, o options) (v viewResults, err er
 	}
 	defer bare.Close(ctx) //nolint:errcheck // a measure's
 	var keepers []*keeper
-	defer func() {
-		for _, k := range keepers {
-			if stopErr := errors.Join(k.signal(syscall.SIGCONT), stopProcess(k.cmd)); stopErr != nil || err != nil {
-				err = errors.Join(err, fmt.Errorf("%s: %w\n%s", k.name, stopErr, k.output.String()))
-			}
-			if k.store != nil {
-				k.store.Close(ctx) //nolint:errcheck // a measure's
-			}
-		}
-	}()
+	defer func() { err = stopKeepers(ctx, keepers, err) }()
 	for i, kind := range viewKinds {
 		k, err := b.keep(ctx, o, i, kind)
 		if err != nil {
@@ -170,15 +164,18 @@ func measureViews(ctx context.Context, b *bed, o options) (v viewResults, err er
 
 const viewPipeline = "benchviews"
 
-func (b *bed) viewConfig(name, views string) (string, error) {
+func (b *bed) viewConfig(name, views string, dealt bool) (string, error) {
 	file := filepath.Join(b.dir, name+".yaml")
-	text := fmt.Sprintf("pipeline: %s\nsource: {url: %q}\nsink: {url: %q}\nstreams:\n  orders: {tables: {public.orders: {}}}\n  known: {tables: {public.customers: {}, public.regions: {}}}\n%s",
-		viewPipeline, b.pg.URL(database), b.redis.URL(), views)
+	pipeline, streams := viewPipeline, "  orders: {tables: {public.orders: {}}}\n  known: {tables: {public.customers: {}, public.regions: {}}}\n"
+	if dealt {
+		pipeline, streams = keyPipeline, fmt.Sprintf("  dealt: {partitions: %d, tables: {public.orders: {}}}\n", keyPartitions)
+	}
+	text := fmt.Sprintf("pipeline: %s\nsource: {url: %q}\nsink: {url: %q}\nstreams:\n%s%s", pipeline, b.pg.URL(database), b.redis.URL(), streams, views)
 	return file, os.WriteFile(file, []byte(text), 0o600)
 }
 
-func (b *bed) startCapture(o options) (*exec.Cmd, error) {
-	file, err := b.viewConfig("capture", "")
+func (b *bed) startCapture(o options, dealt bool) (*exec.Cmd, error) {
+	file, err := b.viewConfig("capture", "", dealt)
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +203,7 @@ func (b *bed) applyRound(ctx context.Context, o options, keepers []*keeper, bare
 	if err != nil {
 		return a, err
 	}
-	if err := b.writeOrders(ctx, o.changes); err != nil {
+	if _, err := b.writeOrders(ctx, viewPipeline, o.changes); err != nil {
 		return a, err
 	}
 	end, err := b.lastCommit(ctx)
@@ -236,17 +233,16 @@ func (b *bed) applyRound(ctx context.Context, o options, keepers []*keeper, bare
 }
 
 // writeOrders writes changes in transactions of ten and waits until they are published.
-func (b *bed) writeOrders(ctx context.Context, changes int) error {
-	end, err := b.commitOrders(ctx, changes)
-	if err != nil {
-		return err
+func (b *bed) writeOrders(ctx context.Context, pipeline string, changes int) (end uint64, err error) {
+	if end, err = b.commitOrders(ctx, changes); err != nil {
+		return 0, err
 	}
 	for deadline := time.Now().Add(60 * time.Second); time.Now().Before(deadline); pause(ctx, 20*time.Millisecond) {
-		if ok, err := b.published(ctx, viewPipeline, end); ok || err != nil {
-			return err
+		if ok, err := b.published(ctx, pipeline, end); ok || err != nil {
+			return end, err
 		}
 	}
-	return errors.New("the changes were not published within 60 s")
+	return 0, errors.New("the changes were not published within 60 s")
 }
 
 // commitOrders writes changes in transactions of ten, half of them of new rows, and returns the LSN behind them.

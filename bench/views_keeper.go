@@ -32,7 +32,7 @@ func (k *keeper) signal(s os.Signal) error { return k.cmd.Process.Signal(s) }
 // keep starts a daemon for one kind of view, waits until the view is complete, and has it stand still.
 func (b *bed) keep(ctx context.Context, o options, i int, kind viewKind) (*keeper, error) {
 	k := &keeper{viewKind: kind}
-	name := fmt.Sprintf("store_%d", i)
+	name := fmt.Sprintf("store_%d_%v", i, kind.dealt)
 	views := "views:\n" + kind.yaml
 	if kind.name == documentKind {
 		k.rdb = b.rdb
@@ -46,7 +46,7 @@ func (b *bed) keep(ctx context.Context, o options, i int, kind viewKind) (*keepe
 		}
 		views = fmt.Sprintf("views:\n  store: %q\n%s", b.pg.URL(name), kind.yaml)
 	}
-	file, err := b.viewConfig(name, views)
+	file, err := b.viewConfig(name, views, kind.dealt)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (k *keeper) position(ctx context.Context) (clock uint64, err error) {
 		}
 		return strconv.ParseUint(text, 10, 64)
 	}
-	err = k.store.QueryRow(ctx, `SELECT (lsn - '0/0')::bigint FROM walrill.pipelines`).Scan(&clock)
+	err = k.store.QueryRow(ctx, `SELECT (coalesce((SELECT min(w.lsn) FROM walrill.workers w WHERE w.pipeline = p.pipeline AND p.open), p.lsn) - '0/0')::bigint FROM walrill.pipelines p`).Scan(&clock)
 	return clock, err
 }
 
@@ -110,30 +110,51 @@ func (k *keeper) shows(ctx context.Context, id int64, status string) (found bool
 	return found, err
 }
 
-// backend is the process of Postgres that keeps the view; 0 for documents.
-func (k *keeper) backend(ctx context.Context) (pid int, err error) {
-	if k.store != nil {
-		err = k.store.QueryRow(ctx, `SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'walrill views `+viewPipeline+`'`).Scan(&pid)
+// backends are the processes of Postgres that keep the view; none for documents.
+func (k *keeper) backends(ctx context.Context) (pids []int, err error) {
+	if k.store == nil {
+		return nil, nil
 	}
-	return pid, err
+	rows, err := k.store.Query(ctx, `SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'walrill views %'`)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[int])
+}
+
+// stopKeepers stops daemons that stand still.
+func stopKeepers(ctx context.Context, keepers []*keeper, err error) error {
+	for _, k := range keepers {
+		if stopErr := errors.Join(k.signal(syscall.SIGCONT), stopProcess(k.cmd)); stopErr != nil || err != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w\n%s", k.name, stopErr, k.output.String()))
+		}
+		if k.store != nil {
+			k.store.Close(ctx) //nolint:errcheck // a measure's
+		}
+	}
+	return err
 }
 
 // catchUp lets a daemon go on until its view has the last change, and has it stand still again.
 func (b *bed) catchUp(ctx context.Context, k *keeper, changes int, end event.Position) (r viewRun, err error) {
-	backend, err := k.backend(ctx)
+	backends, err := k.backends(ctx)
 	if err != nil {
 		return r, err
 	}
-	client, server, redis := processCPU(k.cmd.Process.Pid), processCPU(backend), processCPU(b.redis.Pid())
+	cpu := func(pids ...int) (sum time.Duration) {
+		for _, pid := range pids {
+			sum += processCPU(pid)
+		}
+		return sum
+	}
+	client, server, redis := cpu(k.cmd.Process.Pid), cpu(backends...), cpu(b.redis.Pid())
 	start := time.Now()
 	if err := errors.Join(k.signal(syscall.SIGCONT), k.reaches(ctx, end.Commit+1)); err != nil {
 		return r, err
 	}
 	took := time.Since(start).Seconds()
-	perMillion := func(pid int, before time.Duration) float64 {
-		return (processCPU(pid) - before).Seconds() / float64(changes) * 1e6
-	}
-	return viewRun{float64(changes) / took, perMillion(k.cmd.Process.Pid, client), perMillion(backend, server), perMillion(b.redis.Pid(), redis)}, k.signal(syscall.SIGSTOP)
+	perMillion := func(spent time.Duration) float64 { return spent.Seconds() / float64(changes) * 1e6 }
+	return viewRun{float64(changes) / took, perMillion(cpu(k.cmd.Process.Pid) - client), perMillion(cpu(backends...) - server), perMillion(cpu(b.redis.Pid()) - redis)}, k.signal(syscall.SIGSTOP)
 }
 
 // reaches waits until the view's position, as it is written with its rows, has reached a clock.

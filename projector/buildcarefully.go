@@ -37,7 +37,7 @@ func (s *session) buildCarefully(ctx context.Context, tx pgx.Tx, q *query, old *
 	if err != nil {
 		return 0, err
 	}
-	if err := eachSome(ctx, tx, "SELECT to_json(k)::text FROM "+keys+" k", func(list []string) error { return s.recomputeKeys(ctx, q, list) }); err != nil {
+	if err := eachSome(ctx, tx, "SELECT to_json(k.*)::text FROM "+keys+" k", func(list []string) error { return s.recomputeKeys(ctx, q, list) }); err != nil {
 		return 0, err
 	}
 	err = tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM (SELECT v::text FROM %s v EXCEPT ALL SELECT b::text FROM %s b) d", q.table, before)).Scan(&rows)
@@ -52,7 +52,7 @@ func (s *session) bringCarefully(ctx context.Context, tx pgx.Tx, from, to *mirro
 	if err != nil {
 		return 0, err
 	}
-	return rows, eachSome(ctx, tx, "SELECT to_json(f)::text FROM "+from.table+" f", func(list []string) error {
+	return rows, eachSome(ctx, tx, "SELECT to_json(f.*)::text FROM "+from.table+" f", func(list []string) error {
 		values := make([][]byte, len(list))
 		for i, v := range list {
 			values[i] = []byte(v)

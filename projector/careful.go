@@ -76,7 +76,7 @@ func (s *session) recomputeCarefully(ctx context.Context, q *query, touched map[
 	if err != nil || refused == nil {
 		return err
 	}
-	rows, err := s.conn.Query(ctx, "SELECT to_json(k)::text FROM ("+q.keysSQL(touched)+") k")
+	rows, err := s.conn.Query(ctx, "SELECT to_json(k.*)::text FROM ("+q.keysSQL(touched)+") k")
 	if err != nil {
 		return fmt.Errorf("find the keys of view %s: %w", q.name, err)
 	}

@@ -407,7 +407,7 @@ func (k *storeKeeper) copy(ctx context.Context) (changed int64, err error) {
 		if !st.live || position < k.position {
 			return errBehind
 		}
-		if _, err := tx.Exec(ctx, fmt.Sprintf("DECLARE documents NO SCROLL CURSOR FOR SELECT %s::text, row_to_json(v)::text FROM %s v", jsonObject("v", k.view.columns()), k.box.table)); err != nil {
+		if _, err := tx.Exec(ctx, fmt.Sprintf("DECLARE documents NO SCROLL CURSOR FOR SELECT %s::text, row_to_json(v.*)::text FROM %s v", jsonObject("v", k.view.columns()), k.box.table)); err != nil {
 			return fmt.Errorf("read the rows of %s: %w", k.box.table, err)
 		}
 		for {

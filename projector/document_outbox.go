@@ -221,7 +221,7 @@ type noted struct {
 // read reads what is to be written, in the transaction's snapshot. all is true when it is not known which rows have changed.
 func (o *outbox) read(ctx context.Context, tx pgx.Tx, v *DocumentView) (list []noted, all bool, err error) {
 	rows, err := tx.Query(ctx, fmt.Sprintf(`SELECT k.key::text, d.now::text, d.row::text FROM (SELECT DISTINCT key FROM walrill.document_keys WHERE document = $1 AND tx >= $2::xid8) k
-		LEFT JOIN LATERAL (SELECT %s AS now, row_to_json(v) AS row FROM %s v, jsonb_populate_record(NULL::%s, k.key) r WHERE %s OFFSET 0) d ON true`,
+		LEFT JOIN LATERAL (SELECT %s AS now, row_to_json(v.*) AS row FROM %s v, jsonb_populate_record(NULL::%s, k.key) r WHERE %s OFFSET 0) d ON true`,
 		jsonObject("v", v.columns()), o.table, o.table, equal("v", "r", o.key)), o.id, o.low)
 	if err != nil {
 		return nil, false, fmt.Errorf("read the rows of %s: %w", o.table, err)

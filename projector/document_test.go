@@ -40,6 +40,10 @@ func TestDocumentKeysTellRowsApart(t *testing.T) {
 			if keys[i], null, err = v.keyOf([]byte(rows[i])); err != nil || null != "" {
 				t.Fatalf("%s: %q, %v", rows[i], null, err)
 			}
+			values, ok := v.valuesOf(keys[i])
+			if back := fmt.Sprintf(`{"x":%q,"y":%q,"z":%q}`, values["x"], values["y"], values["z"]); !ok || back != rows[i] {
+				t.Fatalf("%s is of %s, and not of %s", keys[i], rows[i], back)
+			}
 		}
 		if rows[0] != rows[1] && keys[0] == keys[1] {
 			t.Fatalf("%s and %s are both %s", rows[0], rows[1], keys[0])
@@ -50,6 +54,24 @@ func TestDocumentKeysTellRowsApart(t *testing.T) {
 	}
 	if key, _, _ := v.keyOf([]byte(`{"z": true, "x": "1:2", "y": "\u00e9"}`)); key != "a:1%3A2:é%C3%A9/true.end" {
 		t.Errorf("the key is %s", key)
+	}
+}
+
+// What cannot be a document's key is none, and what follows from one is a key again.
+func TestDocumentKeysAreReadBack(t *testing.T) {
+	v := &DocumentView{Pattern: []KeyPart{{Text: "a:"}, {Text: "x", Column: true}, {Text: "/"}, {Text: "y", Column: true}, {Text: "."}, {Text: "x", Column: true}}}
+	for _, key := range []string{"", "a:", "b:1/2.1", "a:1", "a:1/2", "a:1/2.3", "a:%/2.%", "a:%4/2.%4", "a:%zz/2.%zz"} {
+		if values, ok := v.valuesOf(key); ok {
+			t.Errorf("%q is of %v", key, values)
+		}
+	}
+	if values, ok := v.valuesOf("a:1%2F/.1%2F"); !ok || values["x"] != "1/" || values["y"] != "" {
+		t.Errorf("%v %v", values, ok)
+	}
+	// Anything at all behind the last text is the last column's.
+	one := &DocumentView{Pattern: []KeyPart{{Text: "a:"}, {Text: "x", Column: true}}}
+	if values, ok := one.valuesOf("a:%/:."); !ok || values["x"] != "%/:." {
+		t.Errorf("%v %v", values, ok)
 	}
 }
 

@@ -52,7 +52,7 @@ func (m *mirror) bury(pipeline string) statement {
 	}
 	return statement{rows: -1, args: []any{string(array(list)), pipeline, m.id()}, sql: fmt.Sprintf(`
 		INSERT INTO walrill.gone (pipeline, view, commit, ordinal, stored, change)
-		SELECT $2, $3, (g->>'commit')::numeric, (g->>'ordinal')::numeric, CASE WHEN m.%s IS NOT NULL THEN to_json(m) END, g->'change'
+		SELECT $2, $3, (g->>'commit')::numeric, (g->>'ordinal')::numeric, CASE WHEN m.%s IS NOT NULL THEN to_json(m.*) END, g->'change'
 		FROM json_array_elements($1::json) g CROSS JOIN LATERAL json_populate_record(NULL::%s, g->'key') i LEFT JOIN %[2]s m ON %[3]s
 		ON CONFLICT DO NOTHING`, quoteIdent(m.keyAs()[0]), m.table, equal("m", "i", m.keyAs()))}
 }

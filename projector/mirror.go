@@ -219,7 +219,7 @@ func assign(from string, names []string) string {
 func (m *mirror) stored(ctx context.Context, conn *pgx.Conn) lookup {
 	return func(key []byte) (row, error) {
 		var text string
-		err := conn.QueryRow(ctx, fmt.Sprintf("WITH %s SELECT to_json(r)::text FROM (SELECT m.* FROM %s m JOIN input i ON %s) r",
+		err := conn.QueryRow(ctx, fmt.Sprintf("WITH %s SELECT to_json(r.*)::text FROM (SELECT m.* FROM %s m JOIN input i ON %s) r",
 			m.input(m.keyAs()), m.table, equal("m", "i", m.keyAs())), "["+string(key)+"]").Scan(&text)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil, nil

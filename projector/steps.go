@@ -136,7 +136,7 @@ func (s *session) bring(ctx context.Context, mirrors, all []*mirror, queries []*
 			return err
 		}
 		if s.parked[q.name] > 0 {
-			if err := s.enqueue(ctx, statement{rows: -1, args: []any{q.name}, sql: "DELETE FROM walrill.parked WHERE view = $1 AND key IN (SELECT to_jsonb(k) FROM (" + q.keysSQL(touched) + ") k)"}); err != nil {
+			if err := s.enqueue(ctx, statement{rows: -1, args: []any{q.name}, sql: "DELETE FROM walrill.parked WHERE view = $1 AND key IN (SELECT to_jsonb(k.*) FROM (" + q.keysSQL(touched) + ") k)"}); err != nil {
 				return err
 			}
 		}

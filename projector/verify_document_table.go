@@ -45,18 +45,18 @@ func (d *docTarget) prepareTable(ctx context.Context) error {
 	d.rows = &d.onSource
 	d.rows.conn, d.rows.ordered = d.v.source, d.rows.key
 	table := d.v.tables[slices.IndexFunc(d.v.tables, func(t Table) bool { return t.Name == def.Mirror.Source })]
-	var object, columns, made []string
+	var object, columns, rows, made []string
 	for _, c := range def.Mirror.Columns {
 		col := table.Columns[slices.IndexFunc(table.Columns, func(x SourceColumn) bool { return x.Name == c.Name })]
 		if contains(d.view.columns(), c.As) {
 			object = append(object, literal(c.As)+", t."+quoteIdent(c.Name))
 		}
-		expr, _ := canonical(c.As, col.Type, SourceColumn{Name: c.As, Type: col.Type, Fallback: col.Fallback})
-		made, columns = append(made, expr), append(columns, quoteIdent(c.As)+" "+col.Type)
+		here, there := canonical(c.As, col.Type, col) // both are of the source's types
+		rows, made, columns = append(rows, here), append(made, there), append(columns, quoteIdent(c.As)+" "+col.Type)
 		d.parts = append(d.parts, docColumn{isJSON(col.Type), isJSON(col.Type) || strings.HasSuffix(col.Type, "[]") || strings.HasSuffix(col.Fallback, "[]") || isJSON(col.Fallback)})
 	}
 	d.made, d.as = strings.Join(made, ", "), " AS t("+strings.Join(columns, ", ")+")"
-	d.rows.values = append([]string{"json_build_object(" + strings.Join(object, ", ") + ")::text", "NULL"}, d.rows.values...)
+	d.rows.values = append([]string{"json_build_object(" + strings.Join(object, ", ") + ")::text", "NULL"}, rows...)
 	return nil
 }
 

@@ -40,7 +40,7 @@ func (d *docTarget) prepareView(ctx context.Context) error {
 	}
 	d.query, d.def, d.wait = newQuery(&d.v.Options, of.name, of.def), of.def, of.name
 	d.key, d.columns = of.def.Key, of.def.Columns
-	d.rows = &side{conn: d.v.store, from: d.table() + " t", values: []string{jsonObject("t", d.view.columns()) + "::text", "row_to_json(t)::text"}}
+	d.rows = &side{conn: d.v.store, from: d.table() + " t", values: []string{jsonObject("t", d.view.columns()) + "::text", "row_to_json(t.*)::text"}}
 	for _, k := range d.key {
 		d.rows.key, d.rows.keyTypes = append(d.rows.key, "t."+quoteIdent(k)), append(d.rows.keyTypes, d.query.keyType(k))
 	}

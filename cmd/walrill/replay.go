@@ -39,7 +39,8 @@ come into a schema of the view store that is made for them; the views that are k
 The moment is an LSN, such as pg_current_wal_lsn() gave it after a commit: everything that committed below it is in. Or it is a time: then everything
 is in up to the first transaction that committed later. The streams must go back to their beginning, and a table's rows are
 complete in them from the end of its first backfill on; what is earlier is refused. A fold needs its streams' beginning only.
-When all views are asked for, those that cannot be built are left out, and the reason is printed.`,
+Documents of a table are built as a table of their rows; for documents of a view, build that view. When all views are asked for, those that
+cannot be built are left out, and the reason is printed.`,
 		Example: `  walrill replay --until 0/16B3748 --schema then
   walrill replay order_summary --until 2026-05-01T12:00:00Z --schema may`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -70,9 +71,15 @@ func (f *replayFlags) run(cmd *cobra.Command, view string) error {
 	if err := errors.Join(wantViews(cfg), storeOf(cfg)); err != nil {
 		return err
 	}
+	var ofTables []projector.View
 	for _, v := range documentsOf(cfg) {
-		if v.Name == view {
-			return fmt.Errorf("replay: view %s is documents in Redis: replay builds mirrors and queries, in Postgres", view)
+		switch {
+		case v.From == "":
+			table := v.Table
+			table.Name, table.Where = v.Name, v.Where
+			ofTables = append(ofTables, table)
+		case v.Name == view:
+			return fmt.Errorf("replay: view %s is the rows of view %s as documents; build that one: walrill replay %[2]s --until %s --schema %s", view, v.From, f.until, f.schema)
 		}
 	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
@@ -81,6 +88,7 @@ func (f *replayFlags) run(cmd *cobra.Command, view string) error {
 	}
 	defer client.Close() //nolint:errcheck // it only read
 	o := projector.ReplayOptions{Options: projectorOptions(cfg, client, slog.New(slog.DiscardHandler)), View: view, Into: f.schema}
+	o.Views = append(o.Views, ofTables...)
 	if err := f.moment(cmd.Context(), client, cfg, &o); err != nil {
 		return redacted(cfg, err)
 	}

@@ -103,8 +103,8 @@ func adoptSource(ctx context.Context, cfg *config.Config, meta event.Meta, top c
 
 // tellViews has waits for views answer for the new history only when there is something of it, from now on.
 func tellViews(ctx context.Context, cfg *config.Config, epoch uint8) error {
-	if !cfg.Views.Store.IsZero() {
-		if err := projector.TellEpoch(ctx, cfg.Views.Store.Reveal(), cfg.Pipeline, epoch); err != nil {
+	for _, o := range groupOptions(cfg, nil, slog.New(slog.DiscardHandler)) {
+		if err := projector.TellEpoch(ctx, o.StoreURL, o.Pipeline, epoch); err != nil {
 			return err
 		}
 	}

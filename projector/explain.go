@@ -34,6 +34,12 @@ type TableExplanation struct {
 	Derived bool     `json:"derived"`           // affects is not from the configuration
 }
 
+// Plan plans the views of options without keeping them. Errors about a view are *SetupError.
+func Plan(ctx context.Context, o Options) error {
+	_, err := o.plan(ctx)
+	return err
+}
+
 // Explain plans a view of the options in the store and leaves nothing behind. Errors about the view are *SetupError.
 func Explain(ctx context.Context, o Options, view string) (Explanation, error) {
 	for i := range o.Views {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"reflect"
+	"slices"
 	"syscall"
 	"time"
 
@@ -32,7 +33,8 @@ const (
 type reloader struct {
 	path     string // "" without a file
 	config   *config.Config
-	pipeline *pipeline
+	pipeline *pipeline   // nil when only views are kept
+	views    *viewRunner // nil when only changes are carried
 	report   *reporter
 	log      *slog.Logger
 
@@ -47,8 +49,8 @@ type stamp struct {
 	size     int64
 }
 
-func newReloader(path string, cfg *config.Config, p *pipeline, report *reporter, log *slog.Logger) *reloader {
-	return &reloader{path: path, config: cfg, pipeline: p, report: report, log: log}
+func newReloader(path string, cfg *config.Config, views *viewRunner, report *reporter, log *slog.Logger) *reloader {
+	return &reloader{path: path, config: cfg, views: views, report: report, log: log}
 }
 
 // stat is false while there is no file, as when an editor replaces it.
@@ -82,21 +84,6 @@ func (r *reloader) watch(ctx context.Context) {
 			if r.path != "" && r.due(time.Now()) {
 				r.reload(ctx)
 			}
-		}
-	}
-}
-
-// ignoreHangups says what SIGHUP does not do where only views are kept: nothing of them can change without a restart.
-func ignoreHangups(ctx context.Context, log *slog.Logger) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-hangup:
-			log.Warn("SIGHUP: with --only views the configuration is read at the start only; restart walrill for what has changed in it")
 		}
 	}
 }
@@ -150,17 +137,39 @@ func (r *reloader) read(ctx context.Context) (*config.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := reloadable(r.path, r.config, cfg); err != nil {
+	if err := reloadable(r.path, r.config, cfg, r.views != nil); err != nil {
 		return nil, err
 	}
-	if reflect.DeepEqual(cfg.Streams, r.config.Streams) {
+	streams := !reflect.DeepEqual(cfg.Streams, r.config.Streams)
+	// A view depends on the streams that carry its tables.
+	views := r.views != nil && (config.Fingerprint(cfg.Streams) != config.Fingerprint(r.config.Streams) && len(cfg.Views.List) > 0 ||
+		config.Fingerprint(cfg.Views) != config.Fingerprint(r.config.Views))
+	if !views && (!streams || r.pipeline == nil) {
 		return r.config, nil
 	}
 	r.report.reloading(reloadPending, nil)
+	if views {
+		if err := r.views.check(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
+	if streams && r.pipeline != nil {
+		if err := r.remap(ctx, cfg); err != nil {
+			return nil, err
+		}
+	}
+	if views {
+		r.views.put(cfg)
+	}
+	return cfg, nil
+}
+
+// remap puts the mapping of a configuration in force.
+func (r *reloader) remap(ctx context.Context, cfg *config.Config) error {
 	mapping := mapfile.Mapping(cfg)
 	trial, err := selectionOf(cfg, mapping)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	tables, err := r.pipeline.source.Fit(ctx, trial)
 	if err != nil {
@@ -168,9 +177,9 @@ func (r *reloader) read(ctx context.Context) (*config.Config, error) {
 		if !errors.As(err, &setup) {
 			err = uncheckedError{fmt.Errorf("Postgres could not be asked whether the tables fit; it is tried again: %w", err)}
 		}
-		return nil, err
+		return err
 	}
-	err = r.pipeline.bridge.Reload(ctx, bridge.Reload{
+	return r.pipeline.bridge.Reload(ctx, bridge.Reload{
 		NewMapper: func(epoch uint8) (bridge.Mapper, error) { return transform.New(mapping, epoch) },
 		Mapping:   recordOf(cfg),
 		Tables:    tables,
@@ -179,11 +188,10 @@ func (r *reloader) read(ctx context.Context) (*config.Config, error) {
 			r.pipeline.inForce(cfg)
 		},
 	})
-	return cfg, err
 }
 
 // reloadable refuses what cannot change while the daemon runs.
-func reloadable(path string, old, cfg *config.Config) error {
+func reloadable(path string, old, cfg *config.Config, views bool) error {
 	var problems []error
 	for _, f := range []struct {
 		name    string
@@ -196,14 +204,17 @@ func reloadable(path string, old, cfg *config.Config) error {
 		{"source.publication", old.Source.Publication != cfg.Source.Publication, "the stream was opened with it"},
 		{"sink.url", old.Sink.URL.Reveal() != cfg.Sink.URL.Reveal(), "what is in flight goes to the Redis before"},
 		{"sink.format", old.Sink.Format != cfg.Sink.Format, "the form of entries is chosen at the start"},
-		{"views", config.Fingerprint(old.Views) != config.Fingerprint(cfg.Views), "they are planned at the start"},
+		{"views.store", views && old.Views.Store.Reveal() != cfg.Views.Store.Reveal(), "the views that are kept are in the one before"},
+		{"views.schema", views && old.Views.Schema != cfg.Views.Schema, "the views that are kept are in the one before"},
+		{"emit.stream of views", views && !slices.Equal(emittedStreams(old), emittedStreams(cfg)), "their streams are prepared at the start"},
+		{"views.documents", views && old.Views.Documents.Reveal() != cfg.Views.Documents.Reveal(), "the documents that are kept are in the one before"},
 	} {
 		if f.changed {
 			problems = append(problems, fmt.Errorf("%s: restart needed: %s has changed, and %s", path, f.name, f.why))
 		}
 	}
 	if len(problems) == 0 && rest(old) != rest(cfg) {
-		problems = append(problems, fmt.Errorf("%s: restart needed: a field outside of streams has changed, and only streams can change while walrill runs", path))
+		problems = append(problems, fmt.Errorf("%s: restart needed: a field outside of streams and views has changed, and only these can change while walrill runs", path))
 	}
 	for _, s := range cfg.Streams {
 		for _, o := range old.Streams {
@@ -219,6 +230,6 @@ func reloadable(path string, old, cfg *config.Config) error {
 // rest is what a reload cannot change.
 func rest(cfg *config.Config) string {
 	c := *cfg
-	c.Streams = nil
+	c.Streams, c.Views = nil, config.Views{}
 	return config.Fingerprint(c)
 }

@@ -33,10 +33,13 @@ type viewReporter struct {
 	verify *web.Verify          // how they compare with the source; nil when that is not asked for
 }
 
-// keep makes the projector part of the report.
+// keep makes the projector part of the report; nil when there is none.
 func (r *reporter) keep(k *viewKeeper, client redis.UniversalClient) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.views = nil; k == nil {
+		return
+	}
 	r.views = &viewReporter{viewKeeper: k, streams: client, pipeline: r.config.Pipeline, behind: map[string]time.Time{}}
 	for _, v := range r.config.Views.List {
 		if v.Consistency == config.ConsistencyKey {

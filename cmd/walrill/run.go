@@ -100,40 +100,24 @@ func (f *runFlags) serve(ctx context.Context, cmd *cobra.Command, cfg *config.Co
 	}
 	defer client.Close() //nolint:errcheck // what it wrote was acknowledged
 	parts := newParts(ctx)
-	if len(cfg.Views.List) > 0 && f.only != onlyCapture {
-		views, err := newViewKeeper(cfg, client, log)
-		if err != nil {
+	var views *viewRunner
+	if f.only != onlyCapture {
+		views = newViewRunner(client, report, log)
+	}
+	reloads := newReloader(f.file(cmd), cfg, views, report, log)
+	if f.only == onlyViews {
+		parts.run(func(ctx context.Context) error { reloads.watch(ctx); return nil })
+	} else {
+		if reloads.pipeline, err = f.capture(cfg, addr, client, log); err != nil {
 			return redacted(cfg, err)
 		}
-		defer views.close()
-		report.keep(views, client)
-		views.start(parts)
-		groups := &viewGroups{client: client, pipeline: cfg.Pipeline, log: log, views: map[string]bool{}}
-		for _, v := range cfg.Views.List {
-			groups.views[v.Name] = true
-		}
-		parts.run(func(ctx context.Context) error { return groups.run(ctx, views) })
-		if views.store != nil {
-			if e := newEmitter(cfg, views.store, log); e != nil {
-				parts.run(e.run)
-			}
-		}
-		if every := cfg.Views.VerifyEvery; every > 0 {
-			parts.run(func(ctx context.Context) error { return report.views.verifyAll(ctx, cfg, every, log) })
-		}
-	}
-	if f.only == onlyViews {
-		parts.run(func(ctx context.Context) error { return ignoreHangups(ctx, log) })
-	} else {
-		p, err := f.capture(cfg, addr, client, log)
-		if err != nil {
-			return redacted(cfg, errors.Join(err, parts.stop()))
-		}
 		if err := report.retain(log); err != nil {
-			return redacted(cfg, errors.Join(err, parts.stop()))
+			return redacted(cfg, err)
 		}
-		reloads := newReloader(f.file(cmd), cfg, p, report, log)
-		parts.run(func(ctx context.Context) error { return runPipeline(ctx, p, report, reloads) })
+		parts.run(func(ctx context.Context) error { return runPipeline(ctx, reloads.pipeline, report, reloads) })
+	}
+	if views != nil {
+		parts.run(func(ctx context.Context) error { return views.run(ctx, cfg) })
 	}
 	if err = parts.wait(); err == nil {
 		log.Info("stopped")

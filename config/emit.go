@@ -38,12 +38,32 @@ func (r *reader) emit(path string, n *node) Emit {
 	return e
 }
 
-// emitted refuses a stream of views that carries changes of tables, too.
+// emitted refuses a stream of views that carries changes of tables, too, and a fold of one.
 func (r *reader) emitted() {
+	r.foldsOfEmitted()
 	for _, v := range r.cfg.Views.List {
 		for _, s := range r.cfg.Streams {
 			if v.Emit.Stream != "" && slices.Contains(s.keys(), v.Emit.Stream) {
 				r.fail(v.Emit.At, join(join(join("views", v.Name), "emit"), "stream"), "the stream %s carries changes of tables, as %s says; views need one of their own", show(v.Emit.Stream), lineOf(s.At))
+			}
+		}
+	}
+}
+
+// foldsOfEmitted refuses folds that read what views emit: that comes later than the streams of tables, by a watermark of its own, so no
+// one position is behind both.
+func (r *reader) foldsOfEmitted() {
+	by := map[string]string{} // view, by stream
+	for _, v := range r.cfg.Views.List {
+		if v.Emit.Stream != "" {
+			by[v.Emit.Stream] = v.Name
+		}
+	}
+	for _, v := range r.cfg.Views.List {
+		for _, s := range v.Fold.Streams {
+			if from := by[s]; from != "" {
+				r.fail(v.At, join("views", v.Name), "the fold reads the stream %s, which the view %s emits to and which has a watermark of its own; keep such a view in Go, with `Pipeline: \"%s\"`, or follow the stream by a consumer",
+					show(s), show(from), r.cfg.Pipeline+"+views")
 			}
 		}
 	}

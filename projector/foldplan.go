@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/walrill/walrill/event"
 )
 
 // foldDef is what a fold does, within a definition.
@@ -86,6 +88,16 @@ func (p *planner) planFold(ctx context.Context, v *View) (*definition, error) {
 // at is the view with the place of one of its statements, for errors.
 func (v *View) at(f *FoldEvent) *View { return &View{Name: v.Name, Where: f.Where} }
 
+// emitter is the view that emits events of a type, or "".
+func (p *planner) emitter(typ string) string {
+	for _, v := range p.opts.Views {
+		if v.Emit != nil && slices.ContainsFunc(v.Emit.Events, func(e EmitEvent) bool { return e.Type == typ }) {
+			return v.Name
+		}
+	}
+	return ""
+}
+
 // carriers are the kinds of events that a statement is for, and the streams that carry them.
 func (p *planner) carriers(v *View, f *FoldEvent) (types []EventType, streams []string, err error) {
 	if p.events == nil {
@@ -119,6 +131,9 @@ func (p *planner) carriers(v *View, f *FoldEvent) (types []EventType, streams []
 		fix := "they carry " + strings.Join(names, ", ")
 		if near := p.near(f.Type, names); near != "" {
 			fix = "did you mean " + near + "?"
+		}
+		if by := p.emitter(f.Type); by != "" {
+			fix = fmt.Sprintf("the view %s emits them, later than the streams of tables and with a watermark of its own: keep such a view in Go, with `Pipeline: %q`, or follow the stream by a consumer", by, event.ViewsPipeline(p.opts.Pipeline))
 		}
 		return nil, nil, v.at(f).fault(nil, fix, "no stream that it reads carries events of type %s", f.Type)
 	case len(streams) > 1 && v.Streams == nil:

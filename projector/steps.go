@@ -25,7 +25,14 @@ type steps struct {
 type queue struct {
 	list  []statement
 	bytes int
+	anew  bool // what is queued is planned anew
 }
+
+// manyRows is from how many changed rows on statements are planned for tables as they are by then: a plan that was made while a table was
+// small reads all of it for each row.
+const manyRows = 1000
+
+const planAnew = "SELECT set_config('plan_cache_mode', $1, true)"
 
 // maxQueue is how many statements are sent together at most, about.
 const maxQueue = 2000
@@ -149,7 +156,11 @@ func (s *session) bring(ctx context.Context, mirrors, all []*mirror, queries []*
 			}
 		}
 	}
-	return nil
+	if !s.queue.anew {
+		return nil
+	}
+	s.queue.anew = false
+	return s.enqueue(ctx, statement{sql: planAnew, args: []any{"auto"}, rows: -1})
 }
 
 // bringMirror queues what a mirror has gathered. A part of a source transaction that is too large to be gathered says nothing of what is
@@ -186,6 +197,12 @@ func (s *session) gather(ctx context.Context, m *mirror) ([]statement, error) {
 			return nil, err
 		}
 		if err := m.fillParked(ctx, s.conn, s.opts.Pipeline); err != nil {
+			return nil, err
+		}
+	}
+	if len(m.fold.order) > manyRows && !s.queue.anew {
+		s.queue.anew = true
+		if err := s.enqueue(ctx, statement{sql: planAnew, args: []any{"force_custom_plan"}, rows: -1}); err != nil {
 			return nil, err
 		}
 	}

@@ -72,8 +72,8 @@ func (d *docTarget) prepare(ctx context.Context) error {
 	return d.prepareView(ctx)
 }
 
-// fetchAtOnce is how many documents are read in one round trip.
-const fetchAtOnce = 1000
+// fetchAtOnce is how many documents, and rows of them, are read in one round trip: they may be large.
+const fetchAtOnce = 500
 
 // compare compares all documents of the view.
 func (d *docTarget) compare(ctx context.Context, c *Comparison) error {
@@ -81,8 +81,9 @@ func (d *docTarget) compare(ctx context.Context, c *Comparison) error {
 	seed := maphash.MakeSeed()
 	var open []*docSuspect
 	var after []string
+	limit := min(d.v.ChunkRows, fetchAtOnce)
 	for {
-		page, err := d.rows.page(ctx, after, d.v.ChunkRows)
+		page, err := d.rows.page(ctx, after, limit)
 		if err != nil {
 			return err
 		}
@@ -111,7 +112,7 @@ func (d *docTarget) compare(ctx context.Context, c *Comparison) error {
 		}
 		c.Rows += int64(len(page))
 		d.v.Progress(d.name, c.Rows, c.Rows+1)
-		if len(page) < d.v.ChunkRows {
+		if len(page) < limit {
 			break
 		}
 		after = page[len(page)-1].key

@@ -14,6 +14,7 @@ type Explanation struct {
 	Tables  []TableExplanation `json:"tables"`
 	Events  []FoldExplanation  `json:"events,omitempty"` // of a fold
 	Now     bool               `json:"from_now,omitempty"`
+	ByKey   bool               `json:"by_key,omitempty"` // it is kept key by key
 }
 
 // FoldExplanation is what a fold does with events of one type.
@@ -51,7 +52,9 @@ func Explain(ctx context.Context, o Options, view string) (Explanation, error) {
 		if err != nil {
 			return Explanation{}, err
 		}
-		return explain(view, defs[view]), nil
+		e := explain(view, defs[view])
+		e.ByKey = o.Views[0].ByKey
+		return e, nil
 	}
 	return Explanation{}, fmt.Errorf("the configuration has no view %s", view)
 }

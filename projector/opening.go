@@ -226,7 +226,7 @@ func (s *session) overview(ctx context.Context) error {
 		return err
 	}
 	s.projector.note(func(st *Status) { st.Clock = max(st.Clock, lowest) })
-	return s.endFrozen(ctx)
+	return s.endFrozen(ctx, frozenFor)
 }
 
 // leasesSQL finds the sessions that have a worker's lease, or take part in the sharing of them ($3).
@@ -235,14 +235,14 @@ const leasesSQL = `FROM pg_locks o JOIN pg_stat_activity a ON a.pid = o.pid
 	  AND o.objid::bigint IN (SELECT hashtext(pipeline || '#' || worker || '#' || opening)::bigint & 4294967295 FROM walrill.workers WHERE pipeline = $1
 		UNION ALL SELECT hashtext($1 || '#')::bigint & 4294967295 WHERE $3)`
 
-// endFrozen ends the sessions of processes that do nothing: each looks around all the time.
-func (s *session) endFrozen(ctx context.Context) error {
+// endFrozen ends the sessions of processes that do nothing for so long: each looks around all the time.
+func (s *session) endFrozen(ctx context.Context, idle time.Duration) error {
 	if _, err := s.opts.Watermark(ctx); err != nil {
 		return nil //nolint:nilerr // without Redis nobody gets on
 	}
 	rows, err := s.conn.Query(ctx, "SELECT DISTINCT a.pid, pg_terminate_backend(a.pid) "+leasesSQL+`
 		AND (a.state LIKE 'idle%' OR a.wait_event_type = 'Client') AND clock_timestamp() - a.state_change > $4::bigint * interval '1 microsecond'`,
-		s.opts.Pipeline, lockClass, true, frozenFor.Microseconds())
+		s.opts.Pipeline, lockClass, true, idle.Microseconds())
 	if err != nil {
 		return fmt.Errorf("look for workers that are frozen: %w", err)
 	}
@@ -272,7 +272,7 @@ func (s *session) closeGroup(ctx context.Context) error {
 			break
 		}
 		if e := pgError(err); e != nil && e.Code == "55P03" {
-			err = s.endFrozen(ctx)
+			err = s.endFrozen(ctx, frozenFor)
 		}
 		if err != nil {
 			return fmt.Errorf("take the views back from their workers: %w", err)
@@ -301,7 +301,7 @@ func (s *session) awaitLeases(ctx context.Context) error {
 			return nil
 		}
 		if time.Since(looked) > overviewEvery {
-			if err := s.endFrozen(ctx); err != nil {
+			if err := s.endFrozen(ctx, frozenFor); err != nil {
 				return err
 			}
 			looked = time.Now()

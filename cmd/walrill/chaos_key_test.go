@@ -33,6 +33,10 @@ func newKeyRig(t *testing.T) *viewRig {
 	t.Logf("seed %d", seed)
 	pg := harness.SharedPostgres(t, postgresVersion(t))
 	r := &viewRig{T: t, source: harness.Database(t, pg), store: harness.Database(t, pg), rand: rand.New(rand.NewPCG(seed, 1)), redis: harness.NewRedis(t, harness.RedisOptions{})}
+	if r.rand.IntN(2) == 0 {
+		t.Log("the store is the source")
+		r.store = r.source
+	}
 	harness.Exec(t, r.source, keyTables)
 	r.file = filepath.Join(t.TempDir(), "walrill.yaml")
 	text := fmt.Sprintf(`pipeline: %s

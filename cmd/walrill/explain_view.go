@@ -76,6 +76,9 @@ func printExplanation(w io.Writer, e projector.Explanation) {
 		columns = append(columns, c.As+" "+c.Type)
 	}
 	fmt.Fprintf(w, "%s: %s, key %s\n  %s\n", e.View, e.Kind, strings.Join(e.Key, ", "), strings.Join(columns, ", "))
+	if e.ByKey {
+		fmt.Fprintln(w, "  kept key by key: rows of one transaction may be seen apart")
+	}
 	if e.Now {
 		fmt.Fprintln(w, "  from what comes when the view is made; what was in the streams before is not in it")
 	}

@@ -171,6 +171,9 @@ func (s *session) prepare(ctx context.Context) error {
 		err = tellEpoch(ctx, s.conn, s.opts.Pipeline, epoch)
 	}
 	if err == nil {
+		err = s.forgetDropped(ctx)
+	}
+	if err == nil {
 		err = s.begun(ctx)
 	}
 	if err != nil {

@@ -39,6 +39,8 @@ func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 		"default_transaction_isolation":       "read committed",
 		"statement_timeout":                   "0",
 		"idle_in_transaction_session_timeout": "0",
+		"idle_session_timeout":                "0", // the session that keeps the views has nothing to do at times
+		"lock_timeout":                        "0", // a reader of a view that is rebuilt may take its time
 		"tcp_keepalives_idle":                 "5", // a host that is gone must not keep the lock
 		"tcp_keepalives_interval":             "5",
 		"tcp_keepalives_count":                "2",

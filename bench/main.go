@@ -36,7 +36,7 @@ func main() {
 	o := options{rounds: 3, txA: 300, txB: 100_000, big: 500_000, latencies: 500, rows: 300_000, changes: 100_000}
 	flag.IntVar(&o.rounds, "rounds", o.rounds, "interleaved rounds")
 	flag.StringVar(&o.binary, "binary", "", "walrill binary; built when empty")
-	flag.StringVar(&o.only, "only", "", "backfill, views, or keys, which are part of the views: that and nothing else")
+	flag.StringVar(&o.only, "only", "", "backfill, rebuild, views, or keys, which are part of the views: that and nothing else")
 	flag.BoolVar(&o.quick, "quick", false, "small sizes, one round")
 	flag.BoolVar(&o.full, "full", false, "shape A with 1,000 transactions, B with 300,000, one transaction of 2,000,000 rows")
 	flag.Parse()
@@ -83,6 +83,9 @@ func run(ctx context.Context, o options) (err error) {
 		if err := measureDrains(ctx, b, o, r); err != nil {
 			return err
 		}
+	}
+	if o.only == "rebuild" {
+		return measurePauses(ctx, b, o)
 	}
 	if o.only == "" || o.only == "backfill" {
 		if r.fills, err = measureBackfill(ctx, b, o); err != nil {

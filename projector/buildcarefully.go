@@ -9,56 +9,75 @@ import (
 )
 
 // A view of which a few rows are refused, by its SQL or by what somebody has asked of its table, is built all the same: those keys are
-// parked, and keep what the table has of them.
+// parked, and keep what the table has of them. The builder parks them at its end: nobody may have to wait for a row of
+// walrill.parked meanwhile.
 
 // someRows is how many rows are tried together.
 const someRows = 1000
 
-// buildCarefully is query.build, some keys at a time.
-func (s *session) buildCarefully(ctx context.Context, tx pgx.Tx, q *query, old *definition) (rows int64, err error) {
-	if err := q.makeSource(ctx, tx); err != nil {
-		return 0, err
-	}
-	if err := reshape(ctx, tx, s.opts, q.name, q.table, q.def, old); err != nil {
-		return 0, err
-	}
-	keys, before := quoteIdent("keys~"+q.name), quoteIdent("before~"+q.name)
-	notNull := strings.ReplaceAll(list("f.%s IS NOT NULL", q.def.Key), ", ", " AND ")
+// computeCarefully is computeAll, some keys at a time.
+func (b *builder) computeCarefully(ctx context.Context) error {
+	all := `pg_temp."walrill all"`
 	for _, sql := range []string{
-		fmt.Sprintf("CREATE TEMP TABLE %s ON COMMIT DROP AS SELECT DISTINCT %s FROM %s f WHERE %s", keys, list("f.%s", q.def.Key), q.source, notNull),
-		fmt.Sprintf("CREATE TEMP TABLE %s ON COMMIT DROP AS TABLE %s", before, q.table),
-		"ANALYZE " + keys,
+		fmt.Sprintf("CREATE TEMP TABLE %s AS SELECT DISTINCT %s FROM %s f WHERE %s", all, list("f.%s", b.def.Key), b.noted.source, b.noted.notNull()),
+		"ANALYZE " + all,
 	} {
-		if err := tryExec(ctx, tx, sql); err != nil {
-			return 0, err
+		if err := tryExec(ctx, b.tx, sql); err != nil {
+			return err
 		}
 	}
-	gone, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s v WHERE NOT EXISTS (SELECT FROM %s f WHERE %s)", q.table, keys, equal("f", "v", q.def.Key)))
-	if err != nil {
-		return 0, err
+	insert := fmt.Sprintf("INSERT INTO %s SELECT f.* FROM (%s) k, LATERAL (SELECT q.* FROM %s q WHERE %s OFFSET 0) f", freshTable, b.noted.jsonKeys(), b.noted.source, equal("q", "k", b.def.Key))
+	if err := b.eachSome(ctx, all, insert, b.refuse); err != nil {
+		return err
 	}
-	if err := eachSome(ctx, tx, "SELECT to_json(k.*)::text FROM "+keys+" k", func(list []string) error { return s.recomputeKeys(ctx, q, list) }); err != nil {
-		return 0, err
-	}
-	err = tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM (SELECT v::text FROM %s v EXCEPT ALL SELECT b::text FROM %s b) d", q.table, before)).Scan(&rows)
-	return gone.RowsAffected() + rows, err
+	return tryExec(ctx, b.tx, "ANALYZE "+freshTable)
 }
 
-// bringCarefully brings the rows of a filled mirror into the table of a view, some at a time. It returns how many are not in it as they are.
-func (s *session) bringCarefully(ctx context.Context, tx pgx.Tx, from, to *mirror) (rows int64, err error) {
-	key := to.keyAs()
-	same := strings.Replace(differs("v", "f", to.columnNames()), "*<>", "*=", 1)
-	err = tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s f WHERE NOT EXISTS (SELECT FROM %s v WHERE %s AND %s)", from.table, to.table, equal("v", "f", key), same)).Scan(&rows)
+// recomputeCarefully is computeAgain, some keys at a time.
+func (b *builder) recomputeCarefully(ctx context.Context) error {
+	return b.eachSome(ctx, againTable, b.noted.rowsSQL(b.noted.jsonKeys()), b.refuse)
+}
+
+// bringCarefully is bring, some rows at a time; those of a query are computed again for it. It returns how many the view has otherwise, refused ones with them.
+func (b *builder) bringCarefully(ctx context.Context, from string) (rows int64, err error) {
+	err = b.tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s f LEFT JOIN %s v ON %s WHERE v.%s IS NULL OR %s",
+		from, b.noted.table, equal("v", "f", b.def.Key), quoteIdent(b.def.Key[0]), differs("v", "f", b.def.Columns))).Scan(&rows)
 	if err != nil {
 		return 0, err
 	}
-	return rows, eachSome(ctx, tx, "SELECT to_json(f.*)::text FROM "+from.table+" f", func(list []string) error {
-		values := make([][]byte, len(list))
-		for i, v := range list {
-			values[i] = []byte(v)
-		}
-		return s.execCarefully(ctx, statement{sql: to.upsertSQL(""), args: []any{string(array(values))}, rows: -1, mirror: to, values: values})
+	if b.mirror == nil {
+		return rows, b.eachSome(ctx, fmt.Sprintf("(SELECT %s FROM %s f)", list("f.%s", b.def.Key), from), b.noted.rowsSQL(b.noted.jsonKeys()), b.refuse)
+	}
+	return rows, b.eachSome(ctx, from, newMirror(b.s.opts, b.mirror.mirrorDef, false).upsertSQL(""), b.refuseRow)
+}
+
+// eachSome runs a statement for the rows of a table, as a JSON array, some at a time and in ever smaller parts where it is refused.
+func (b *builder) eachSome(ctx context.Context, from, sql string, refuse func(ctx context.Context, one string, cause error) error) error {
+	return eachSome(ctx, b.tx, "SELECT to_json(t.*)::text FROM "+from+" t", func(list []string) error {
+		return inHalves(ctx, b.s.conn, list, func(list []string) error {
+			_, err := b.tx.Exec(ctx, sql, jsonArray(list))
+			return err
+		}, func(one string, cause error) error { return refuse(ctx, one, cause) })
 	})
+}
+
+// refuse notes a key that is to be parked.
+func (b *builder) refuse(ctx context.Context, key string, cause error) error {
+	why := reason(cause)
+	if e := pgError(cause); e != nil && e.Code == "23505" && strings.HasPrefix(e.TableName, "walrill ") {
+		why = "the query gives several rows for it"
+	}
+	_, err := b.tx.Exec(ctx, "INSERT INTO "+refusedTable+" VALUES ($1::jsonb, $2) ON CONFLICT (key) DO UPDATE SET error = excluded.error", key, why)
+	return err
+}
+
+// refuseRow notes a row of a mirror.
+func (b *builder) refuseRow(ctx context.Context, row string, cause error) error {
+	key, err := b.mirror.keyOfRow([]byte(row))
+	if err == nil {
+		_, err = b.tx.Exec(ctx, "INSERT INTO "+refusedTable+" VALUES ($1::jsonb, $2, $3::json) ON CONFLICT (key) DO UPDATE SET error = excluded.error, row = excluded.row", key, reason(cause), row)
+	}
+	return err
 }
 
 // eachSome hands out the rows of a query, which are texts, in portions.

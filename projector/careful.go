@@ -1,10 +1,10 @@
 package projector
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -67,6 +67,28 @@ func (s *session) execCarefully(ctx context.Context, st statement) error {
 	}
 }
 
+// inHalves tries items together, behind a savepoint, and where that is refused in halves, down to those that are refused alone.
+func inHalves[T any](ctx context.Context, conn *pgx.Conn, list []T, try func([]T) error, refuse func(one T, cause error) error) error {
+	if len(list) == 0 {
+		return nil
+	}
+	refused, err := carefully(ctx, conn, func() error { return try(list) })
+	if err != nil || refused == nil {
+		return err
+	}
+	n := len(list)
+	if n == 1 {
+		return refuse(list[0], refused)
+	}
+	if err := inHalves(ctx, conn, list[:n/2], try, refuse); err != nil {
+		return err
+	}
+	return inHalves(ctx, conn, list[n/2:], try, refuse)
+}
+
+// jsonArray is an array of JSON texts.
+func jsonArray(list []string) string { return "[" + strings.Join(list, ",") + "]" }
+
 // recomputeCarefully recomputes a view's rows, and parks those that its SQL refuses.
 func (s *session) recomputeCarefully(ctx context.Context, q *query, touched map[string]bool) error {
 	refused, err := s.carefully(ctx, func() error {
@@ -76,66 +98,50 @@ func (s *session) recomputeCarefully(ctx context.Context, q *query, touched map[
 	if err != nil || refused == nil {
 		return err
 	}
-	rows, err := s.conn.Query(ctx, "SELECT to_json(k.*)::text FROM ("+q.keysSQL(touched)+") k")
+	keys, err := s.affectedKeys(ctx, q, touched)
 	if err != nil {
-		return fmt.Errorf("find the keys of view %s: %w", q.name, err)
-	}
-	keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return fmt.Errorf("find the keys of view %s: %w", q.name, err)
+		return err
 	}
 	return s.recomputeKeys(ctx, q, keys)
 }
 
 // recomputeKeys recomputes the rows of some keys, JSON objects.
 func (s *session) recomputeKeys(ctx context.Context, q *query, keys []string) error {
-	if len(keys) == 0 {
-		return nil
-	}
-	values := make([][]byte, len(keys))
-	for i, k := range keys {
-		values[i] = []byte(k)
-	}
-	list := string(array(values))
-	refused, err := s.carefully(ctx, func() error {
-		_, err := s.conn.Exec(ctx, q.rowsSQL(q.jsonKeys()), list)
-		return err
-	})
-	if err != nil || refused == nil {
-		if err == nil {
-			err = s.unpark(ctx, q.name, list)
+	return inHalves(ctx, s.conn, keys, func(keys []string) error {
+		if _, err := s.conn.Exec(ctx, q.rowsSQL(q.jsonKeys()), jsonArray(keys)); err != nil {
+			return err
 		}
-		return err
-	}
-	n := len(keys)
-	if n == 1 {
-		return s.park(ctx, q.name, values[0], refused, nil)
-	}
-	if err := s.recomputeKeys(ctx, q, keys[:n/2]); err != nil {
-		return err
-	}
-	return s.recomputeKeys(ctx, q, keys[n/2:])
+		return s.unpark(ctx, q.name, jsonArray(keys))
+	}, func(key string, cause error) error { return s.park(ctx, parking{view: q.name, key: key}, cause) })
 }
 
 // replacement stands in keys that are set aside where there is no character: a source whose encoding is none has such texts.
-var replacement = []byte("\uFFFD")
+const replacement = "\uFFFD"
 
-// park sets a key aside with the reason. value is the row that a mirror could not take, which is kept if it is text.
-func (s *session) park(ctx context.Context, view string, key []byte, cause error, value []byte) error {
-	s.opts.Log.Warn("a row is refused: its key is set aside and stands still; `walrill parked list` shows it", "view", view, "key", string(key), "error", cause)
-	var row *string
-	if value != nil && utf8.Valid(value) {
-		text := string(value)
-		row = &text
+// parking is what is set aside: a key, as JSON.
+type parking struct {
+	view   string // or the mirror that refuses a row
+	source string // the mirror whose row the key is of, when nobody can say which keys of the view that affects; else ""
+	key    string
+	row    *string // that a mirror refuses
+	gone   bool    // nothing has the row any more that was refused
+}
+
+// park sets a key aside with the reason. A row is kept if it is text.
+func (s *session) park(ctx context.Context, p parking, cause error) error {
+	s.opts.Log.Warn("a row is refused: its key is set aside and stands still; `walrill parked list` shows it", "view", p.view, "key", p.key, "error", cause)
+	if p.row != nil && !utf8.ValidString(*p.row) {
+		p.row = nil
 	}
 	args := s.positionArgs(s.pos)
-	_, err := s.conn.Exec(ctx, `INSERT INTO walrill.parked (pipeline, view, key, error, row, epoch, lsn) VALUES ($1, $2, $3::jsonb, $4, $5::json, $6, '0/0'::pg_lsn + $7::bigint::numeric)
-		ON CONFLICT (pipeline, view, key) DO UPDATE SET error = excluded.error, row = excluded.row, retry = false, epoch = excluded.epoch, lsn = excluded.lsn, parked_at = now()`,
-		s.opts.Pipeline, view, string(bytes.ToValidUTF8(key, replacement)), reason(cause), row, args[4], args[5])
+	_, err := s.conn.Exec(ctx, `INSERT INTO walrill.parked AS p (pipeline, view, source, key, error, row, retry, epoch, lsn) VALUES ($1, $2, $3, $4::jsonb, $5, $6::json, $7, $8, '0/0'::pg_lsn + $9::bigint::numeric)
+		ON CONFLICT (pipeline, view, source, key) DO UPDATE SET error = excluded.error, row = excluded.row, retry = excluded.retry AND (p.retry OR p.parked_at < now()),
+			epoch = excluded.epoch, lsn = excluded.lsn, parked_at = now()`,
+		s.opts.Pipeline, p.view, p.source, strings.ToValidUTF8(p.key, replacement), reason(cause), p.row, p.gone, args[4], args[5])
 	if err != nil {
-		return fmt.Errorf("park a key of view %s: %w", view, err)
+		return fmt.Errorf("park a key of view %s: %w", p.view, err)
 	}
-	s.parked[view]++
+	s.parked[p.view]++
 	return nil
 }
 
@@ -144,7 +150,7 @@ func (s *session) unpark(ctx context.Context, view, keys string) error {
 	if s.parked[view] == 0 {
 		return nil
 	}
-	_, err := s.conn.Exec(ctx, "DELETE FROM walrill.parked WHERE pipeline = $1 AND view = $2 AND key IN (SELECT jsonb_array_elements($3::jsonb))", s.opts.Pipeline, view, keys)
+	_, err := s.conn.Exec(ctx, "DELETE FROM walrill.parked WHERE pipeline = $1 AND view = $2 AND source = '' AND key IN (SELECT jsonb_array_elements($3::jsonb))", s.opts.Pipeline, view, keys)
 	if err != nil {
 		return fmt.Errorf("take keys of view %s off the parking place: %w", view, err)
 	}
@@ -167,25 +173,32 @@ func (s *session) countParked(ctx context.Context) error {
 
 // parkRow sets a row aside that the mirror's types refuse.
 func (s *session) parkRow(ctx context.Context, m *mirror, value []byte, cause error) error {
+	key, err := m.keyOfRow(value)
+	if err != nil {
+		return err
+	}
+	row := string(value)
+	return s.park(ctx, parking{view: m.parkedAs(), key: key, row: &row}, cause)
+}
+
+// keyOfRow is the key's part of a JSON row.
+func (m *mirrorDef) keyOfRow(value []byte) (string, error) {
 	fields := map[string]json.RawMessage{}
 	if err := json.Unmarshal(value, &fields); err != nil {
-		return err
+		return "", err
 	}
 	key := map[string]json.RawMessage{}
 	for _, k := range m.keyAs() {
 		key[k] = fields[k]
 	}
 	text, err := json.Marshal(key)
-	if err != nil {
-		return err
-	}
-	return s.park(ctx, m.Name, text, cause, value)
+	return string(text), err
 }
 
 // retryParked tries again what somebody asks for. A row that a mirror has refused goes through the mirror, and with it through
 // its views.
 func (s *session) retryParked(ctx context.Context) error {
-	rows, err := s.conn.Query(ctx, "SELECT view, key::text, coalesce(row::text, ''), skip, coalesce(key->>'key', '') FROM walrill.parked WHERE pipeline = $1 AND retry", s.opts.Pipeline)
+	rows, err := s.conn.Query(ctx, "SELECT view, key::text, coalesce(row::text, ''), skip, coalesce(key->>'key', '') FROM walrill.parked WHERE pipeline = $1 AND retry AND source = ''", s.opts.Pipeline)
 	if err != nil {
 		return fmt.Errorf("look for what is to be tried again: %w", err)
 	}
@@ -205,7 +218,7 @@ func (s *session) retryParked(ctx context.Context) error {
 	if err := s.setPlace(ctx); err != nil {
 		return err
 	}
-	if _, err := s.conn.Exec(ctx, "UPDATE walrill.parked SET retry = false WHERE pipeline = $1 AND retry", s.opts.Pipeline); err != nil {
+	if _, err := s.conn.Exec(ctx, "UPDATE walrill.parked SET retry = false WHERE pipeline = $1 AND retry AND source = ''", s.opts.Pipeline); err != nil {
 		return err
 	}
 	for _, p := range list {
@@ -228,7 +241,7 @@ func (s *session) retryParked(ctx context.Context) error {
 			}
 		}
 		for _, m := range s.mirrors {
-			if m.Name != p.View || p.Row == "" || m.filling {
+			if m.parkedAs() != p.View || p.Row == "" || m.filling {
 				continue
 			}
 			if err := m.again([]byte(p.Row)); err != nil {

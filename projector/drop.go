@@ -153,7 +153,7 @@ func (d *dropper) views(ctx context.Context, drop bool) error {
 // ownTables are the tables that walrill makes in the schema walrill of a store.
 func ownTables() []string {
 	var names []string
-	for _, m := range regexp.MustCompile(`CREATE TABLE IF NOT EXISTS walrill\.(\w+)`).FindAllStringSubmatch(installSQL+documentSQL, -1) {
+	for _, m := range regexp.MustCompile(`CREATE (?:UNLOGGED )?TABLE IF NOT EXISTS walrill\.(\w+)`).FindAllStringSubmatch(installSQL+documentSQL, -1) {
 		names = append(names, m[1])
 	}
 	return names

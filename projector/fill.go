@@ -85,9 +85,10 @@ func (s *session) reconcile(ctx context.Context) error {
 	}
 	inUse, filling := map[string]*mirror{}, map[string]*mirror{}
 	for _, m := range mirrors {
-		if m.filling {
+		switch {
+		case m.filling:
 			filling[m.id()] = m
-		} else {
+		case s.keeps(m):
 			inUse[m.id()] = m
 		}
 	}
@@ -127,8 +128,17 @@ func (s *session) reconcile(ctx context.Context) error {
 		if err := s.dropUnneeded(ctx, tx, mirrors, wanted); err != nil {
 			return err
 		}
+		if _, err := tx.Exec(ctx, "DELETE FROM walrill.touched WHERE pipeline = $1", s.opts.Pipeline); err != nil { // builders begin anew
+			return err
+		}
 		return s.registerViews(ctx, tx)
 	})
+}
+
+// keeps reports whether a mirror in use is written to: one that is a view only while that is live.
+func (s *session) keeps(m *mirror) bool {
+	v := s.views[m.Name]
+	return !m.View || v != nil && v.state == stateLive && v.def.Kind == "mirror"
 }
 
 // requestFor asks for the backfill that fills a mirror. At the pipeline's beginning the stream itself
@@ -157,6 +167,9 @@ func (m *mirror) startFilling(ctx context.Context, tx pgx.Tx, pipeline string) e
 	}
 	if err := tryExec(ctx, tx, m.createSQL(m.table)); err != nil {
 		return fmt.Errorf("make mirror %s: %w", m.Name, err)
+	}
+	if err := m.indexes(ctx, tx); err != nil {
+		return err
 	}
 	_, err = tx.Exec(ctx, `INSERT INTO walrill.mirrors (pipeline, name, filling, definition, request) VALUES ($1, $2, true, $3, $4)
 		ON CONFLICT (pipeline, name, filling) DO UPDATE SET definition = excluded.definition, request = excluded.request`, pipeline, m.id(), string(text), m.request)
@@ -367,71 +380,35 @@ func (m *mirror) indexes(ctx context.Context, tx pgx.Tx) error {
 // retryRows has rows that were set aside before tried again.
 const retryRows = "UPDATE walrill.parked SET retry = true WHERE pipeline = $1 AND view = $2 AND row IS NOT NULL AND parked_at < now()"
 
-// swap puts a filled mirror in the place of the one in use.
+// swap puts a filled mirror, which is no view, in the place of the one in use.
 func (s *session) swap(ctx context.Context, tx pgx.Tx, m *mirror) error {
 	live := newMirror(s.opts, m.mirrorDef, false)
-	if m.View {
-		if err := s.swapView(ctx, tx, m, live); err != nil {
+	if err := s.dropQueries(ctx, tx, m.Name); err != nil {
+		return err
+	}
+	for _, sql := range []string{
+		"DROP TABLE IF EXISTS " + live.table,
+		fmt.Sprintf("ALTER TABLE %s RENAME TO %s", m.table, quoteIdent(m.Name)),
+		"ANALYZE " + live.table,
+	} {
+		if err := tryExec(ctx, tx, sql); err != nil {
 			return err
 		}
-	} else {
-		if err := s.dropQueries(ctx, tx, m.Name); err != nil {
-			return err
-		}
-		if err := tryExec(ctx, tx, "DROP TABLE IF EXISTS "+live.table); err != nil {
-			return err
-		}
-		if err := tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s RENAME TO %s", m.table, quoteIdent(m.Name))); err != nil {
-			return err
-		}
-		if err := live.indexes(ctx, tx); err != nil {
-			return err
-		}
-		if err := tryExec(ctx, tx, "ANALYZE "+live.table); err != nil {
-			return err
-		}
-		// Rows that the one before refused came with the backfill, and those that this one refused did not.
-		if _, err := tx.Exec(ctx, retryRows, s.opts.Pipeline, m.Name); err != nil {
-			return err
-		}
+	}
+	return s.inUseNow(ctx, tx, m)
+}
+
+// inUseNow notes that a filled mirror is the one in use.
+func (s *session) inUseNow(ctx context.Context, tx pgx.Tx, m *mirror) error {
+	// Rows that the one before refused came with the backfill, and those that this one refused did not.
+	if _, err := tx.Exec(ctx, retryRows, s.opts.Pipeline, m.parkedAs()); err != nil {
+		return err
 	}
 	if _, err := tx.Exec(ctx, "DELETE FROM walrill.mirrors WHERE pipeline = $1 AND name = $2 AND NOT filling", s.opts.Pipeline, m.id()); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, "UPDATE walrill.mirrors SET filling = false, shape = $3 WHERE pipeline = $1 AND name = $2", s.opts.Pipeline, m.id(), m.shape)
 	return err
-}
-
-// swapView brings the table of a mirror that is a view to what was filled beside it.
-func (s *session) swapView(ctx context.Context, tx pgx.Tx, m, live *mirror) error {
-	v, def := s.views[m.Name], s.wanted[m.Name]
-	if v == nil || def == nil {
-		return fmt.Errorf("view %s is not known", m.Name)
-	}
-	if err := reshape(ctx, tx, s.opts, m.Name, live.table, def, v.def); err != nil {
-		return err
-	}
-	gone, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s v WHERE NOT EXISTS (SELECT FROM %s f WHERE %s)", live.table, m.table, equal("f", "v", def.Key)))
-	if err != nil {
-		return err
-	}
-	q := newQuery(s.opts, m.Name, def)
-	var come int64
-	refused, err := s.carefully(ctx, func() error {
-		tag, err := tx.Exec(ctx, q.upsertFrom(m.table))
-		come = tag.RowsAffected()
-		return err
-	})
-	if err == nil && refused != nil {
-		come, err = s.bringCarefully(ctx, tx, m, live)
-	}
-	if err != nil {
-		return err
-	}
-	if err := tryExec(ctx, tx, "DROP TABLE "+m.table); err != nil {
-		return err
-	}
-	return s.live(ctx, tx, v, def, gone.RowsAffected()+come)
 }
 
 // live notes that a view is right from here on.
@@ -446,13 +423,6 @@ func (s *session) live(ctx context.Context, tx pgx.Tx, v *viewRow, def *definiti
 	}
 	_, err = tx.Exec(ctx, `UPDATE walrill.views SET previous = CASE WHEN definition IS DISTINCT FROM $2::jsonb THEN coalesce(definition, previous) ELSE previous END,
 		definition = $2::jsonb, state = 'live', error = '', answer = $3, live_since = coalesce(live_since, now()) WHERE name = $1`, v.name, string(text), answer)
-	forget := "DELETE FROM walrill.parked WHERE pipeline = $1 AND view = $2 AND parked_at < now()" // but not what was refused just now
-	if def.Kind == "mirror" {
-		forget = retryRows
-	}
-	if err == nil {
-		_, err = tx.Exec(ctx, forget, s.opts.Pipeline, v.name)
-	}
 	s.opts.Log.Info("a view is complete", "view", v.name, "position", clock(s.pos.read), "rows", rows)
 	return err
 }

@@ -402,7 +402,7 @@ func (s *session) endFilling(ctx context.Context, tx pgx.Tx, view, table string)
 	if _, err := tx.Exec(ctx, "DELETE FROM walrill.folds WHERE pipeline = $1 AND view = $2", s.opts.Pipeline, view); err != nil {
 		return err
 	}
-	for _, from := range []string{"walrill.parked_events", "walrill.left_out"} {
+	for _, from := range []string{"walrill.parked", "walrill.parked_events", "walrill.left_out"} {
 		if _, err := tx.Exec(ctx, "DELETE FROM "+from+" WHERE pipeline = $1 AND view = $2", s.opts.Pipeline, view); err != nil {
 			return err
 		}

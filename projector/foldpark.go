@@ -129,7 +129,7 @@ func (f *folding) park(ctx context.Context, conn *pgx.Conn, e *event.Event, caus
 	b := &pgx.Batch{}
 	epoch, lsn := event.SplitClock(e.Position.Commit)
 	b.Queue(`INSERT INTO walrill.parked (pipeline, view, key, error, row, epoch, lsn) VALUES ($1, $2, $3::jsonb, $4, $5::json, $6, '0/0'::pg_lsn + $7::bigint::numeric)
-		ON CONFLICT (pipeline, view, key) DO UPDATE SET error = excluded.error, row = excluded.row, retry = false, skip = false, epoch = excluded.epoch, lsn = excluded.lsn`,
+		ON CONFLICT (pipeline, view, source, key) DO UPDATE SET error = excluded.error, row = excluded.row, retry = false, skip = false, epoch = excluded.epoch, lsn = excluded.lsn`,
 		f.pipeline, f.name, orderingKey(e.Key), reason(cause), text, int32(epoch), int64(lsn))
 	if err := f.keep(b, e); err != nil {
 		return err

@@ -26,7 +26,7 @@ type batch struct {
 	events int
 	commit uint64          // of the last event
 	open   bool            // the transaction has begun: a part is written already
-	part   map[string]bool // mirrors that were written in it, and whose changed rows no query has seen yet
+	part   map[string]bool // tables of changed rows that were written in it, and that no query has seen yet
 }
 
 // follow applies events until something fails or ctx ends.
@@ -37,6 +37,12 @@ func (s *session) follow(ctx context.Context) error {
 				return err
 			}
 			s.tend = time.Now().Add(tendEvery)
+		}
+		if !s.batch.open && s.batch.events == 0 && s.builderDone() {
+			if err := s.lookAfterBuilders(ctx); err != nil {
+				return err
+			}
+			s.tend = time.Time{}
 		}
 		e, ok, err := s.next(ctx)
 		switch {
@@ -64,6 +70,9 @@ func (s *session) next(ctx context.Context) (event.Event, bool, error) {
 	wait := time.Second
 	if len(s.fillers) > 0 || s.worker != nil || s.opts.Workers > 0 {
 		wait = tendEvery
+	}
+	if len(s.builders) > 0 {
+		wait = builderPoll
 	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -325,18 +334,4 @@ func (s *session) apply(ctx context.Context, next position) error {
 	}
 	s.saved = time.Now()
 	return nil
-}
-
-// touched are the mirrors of a view that the batch changed; nil for none.
-func (s *session) touched(q *query) map[string]bool {
-	var touched map[string]bool
-	for _, m := range q.def.Mirrors {
-		if s.batch.part[m.Name] {
-			if touched == nil {
-				touched = map[string]bool{}
-			}
-			touched[m.Name] = true
-		}
-	}
-	return touched
 }

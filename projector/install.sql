@@ -64,7 +64,8 @@ CREATE TABLE IF NOT EXISTS walrill.views (
 
 CREATE TABLE IF NOT EXISTS walrill.parked (
 	pipeline text NOT NULL,
-	view text NOT NULL,
+	view text NOT NULL,                             -- or, with `mirror ` before it, the mirror that could not take a row
+	source text NOT NULL DEFAULT '',                -- of a query: the mirror whose row the key is of, when nobody can say what it affects
 	key jsonb NOT NULL,
 	error text NOT NULL,
 	row json,                                       -- of a mirror: what it could not take
@@ -73,12 +74,19 @@ CREATE TABLE IF NOT EXISTS walrill.parked (
 	parked_at timestamptz NOT NULL DEFAULT now(),
 	retry boolean NOT NULL DEFAULT false,           -- somebody asks for it to be tried again
 	skip boolean NOT NULL DEFAULT false,            -- of a fold: and the event that was refused to be left out
-	PRIMARY KEY (pipeline, view, key)
+	PRIMARY KEY (pipeline, view, source, key)
 );
 
 CREATE TABLE IF NOT EXISTS walrill.repairs (
 	pipeline text, view text, key jsonb,            -- of a query: to be computed anew; of a mirror: to be deleted
 	PRIMARY KEY (pipeline, view, key)
+);
+
+-- Keys of a view that is computed as a whole beside, whose rows have changed since that began. A crash may empty it: then it begins anew.
+CREATE UNLOGGED TABLE IF NOT EXISTS walrill.touched (
+	pipeline text, view text, n bigint GENERATED ALWAYS AS IDENTITY,
+	key jsonb NOT NULL,
+	PRIMARY KEY (pipeline, view, n)
 );
 
 CREATE TABLE IF NOT EXISTS walrill.parked_events (
@@ -177,7 +185,9 @@ BEGIN
 						AND p.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
 				reached := greatest(v.lsn, reached);
 			END IF;
-			IF reached >= wait.lsn AND at >= v.history THEN
+			-- The number is of now, the state of before: the view may not follow the number any more.
+			IF reached >= wait.lsn AND at >= v.history AND (v.lsn >= wait.lsn OR EXISTS (SELECT FROM walrill.views w JOIN walrill.pipelines p ON p.pipeline = w.pipeline
+					WHERE w.name = wait.view AND w.state = 'live' AND p.gap IS NULL)) THEN
 				RETURN reached;
 			END IF;
 		END IF;

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -48,24 +47,15 @@ func (s *session) lookAfter(ctx context.Context) error {
 	if s.pos.gap != "" && waiting > 0 {
 		return s.report(ctx) // all at once, because the views stand at one position
 	}
-	builds := s.pendingBuilds(done)
-	if len(done) == 0 && len(builds) == 0 && s.pos.gap == "" {
-		return s.report(ctx)
-	}
-	next := s.pos
-	next.gap, next.shown = "", next.read
-	err = s.in(ctx, next, func(tx pgx.Tx) error {
-		if err := s.replace(ctx, tx, done, builds); err != nil {
+	if len(done) > 0 || s.pos.gap != "" {
+		if err := s.replace(ctx, done); err != nil {
 			return err
 		}
-		return s.saveSeqs(ctx, tx)
-	})
-	if err != nil {
-		return err
+		if _, _, err := s.filledMirrors(ctx); err != nil {
+			return err
+		}
 	}
-	clear(s.dirty)
-	s.pos = next // told together with the states of the views, for who waits
-	if err := s.load(ctx); err != nil {
+	if err := s.startBuilders(ctx); err != nil {
 		return err
 	}
 	return s.report(ctx)
@@ -92,53 +82,99 @@ func (s *session) lookAtTables(ctx context.Context) error {
 	return nil
 }
 
-// replace puts mirrors to use and builds views. A view that is computed from a mirror which is replaced, and cannot be
-// built anew, stands still until it can: it is filling again.
-func (s *session) replace(ctx context.Context, tx pgx.Tx, done []*mirror, builds []build) error {
-	if _, err := tx.Exec(ctx, "SET LOCAL enable_hashjoin = on; SET LOCAL enable_mergejoin = on", pgx.QueryExecModeSimpleProtocol); err != nil {
+// replace puts filled mirrors to use, and ends a gap. Views for which that is not the same as before are filling from there on, until
+// they are built: after a gap all of them.
+func (s *session) replace(ctx context.Context, done []*mirror) error {
+	next := s.pos
+	next.gap, next.shown = "", next.read
+	replaced := map[string]*mirror{}
+	for _, m := range done {
+		replaced[m.id()] = m
+	}
+	for name, b := range s.builders {
+		if b.def.needs(replaced) {
+			if err := s.dropBuilder(ctx, name); err != nil { // it reads what is dropped
+				return err
+			}
+		}
+	}
+	err := s.in(ctx, next, func(tx pgx.Tx) error {
+		if err := s.swapMirrors(ctx, tx, replaced); err != nil {
+			return err
+		}
+		return s.saveSeqs(ctx, tx)
+	})
+	if err != nil {
 		return err
 	}
-	replaced := map[string]bool{}
-	for _, m := range done {
-		replaced[m.id()] = true
-		if err := s.swap(ctx, tx, m); err != nil {
-			return fmt.Errorf("put mirror %s to use: %w", m.Name, err)
+	clear(s.dirty)
+	s.pos = next // told together with the states of the views, for who waits
+	return s.load(ctx)
+}
+
+func (s *session) swapMirrors(ctx context.Context, tx pgx.Tx, replaced map[string]*mirror) error {
+	old := s.inUse()
+	for _, id := range sortedKeys(replaced) {
+		if err := s.swap(ctx, tx, replaced[id]); err != nil {
+			return fmt.Errorf("put mirror %s to use: %w", replaced[id].Name, err)
 		}
 	}
-	built := map[string]bool{}
-	for _, b := range builds {
-		ok, err := s.buildView(ctx, tx, b)
-		if err != nil {
-			return err
-		}
-		built[b.view.name] = ok
-	}
-	for name, v := range s.views {
-		if v.state != stateLive || v.def.Kind != "query" || built[name] || !v.def.needs(replaced) {
-			continue
-		}
-		if _, err := tx.Exec(ctx, "UPDATE walrill.views SET state = 'filling' WHERE name = $1", name); err != nil {
-			return err
+	for _, name := range sortedKeys(s.views) {
+		v := s.views[name]
+		switch {
+		case v.state != stateLive || v.def.folds():
+		case s.pos.gap == "" && !v.def.needs(replaced):
+		case s.pos.gap == "" && s.goesOn(v.def, old, replaced):
+			if err := newQuery(s.opts, name, v.def).makeSource(ctx, tx); err != nil {
+				return err
+			}
+		default:
+			// No event may be made of what a view becomes without one: nothing is applied until it is built.
+			s.waits[name] = s.pos.gap == "" && s.emits(name)
+			if err := s.notLive(ctx, tx, name); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
-func (d *definition) needs(mirrors map[string]bool) bool {
-	return slices.ContainsFunc(d.Mirrors, func(m mirrorDef) bool { return mirrors[m.id()] })
+func (s *session) notLive(ctx context.Context, on execer, view string) error {
+	_, err := on.Exec(ctx, "UPDATE walrill.views SET state = 'filling' WHERE name = $1", view)
+	return err
+}
+
+// goesOn reports whether a view is right over other mirrors, too: they have what it needs, of the same rows.
+func (s *session) goesOn(def *definition, old, replaced map[string]*mirror) bool {
+	for i := range def.Mirrors {
+		m, with := &def.Mirrors[i], replaced[def.Mirrors[i].id()]
+		if with == nil {
+			continue
+		}
+		was := old[m.id()]
+		if was == nil || !with.covers(m) || !was.covers(m) || s.parked[m.parkedAs()] > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (d *definition) needs(mirrors map[string]*mirror) bool {
+	return slices.ContainsFunc(d.Mirrors, func(m mirrorDef) bool { return mirrors[m.id()] != nil })
 }
 
 // readRequests reads what commands ask for.
 func (s *session) readRequests(ctx context.Context) error {
-	rows, err := s.conn.Query(ctx, "SELECT name, request, answer, pinned FROM walrill.views WHERE pipeline = $1", s.opts.Pipeline)
+	rows, err := s.conn.Query(ctx, `SELECT name, request, answer, pinned,
+		EXISTS (SELECT FROM walrill.parked p WHERE p.pipeline = v.pipeline AND p.view = v.name AND p.source <> '' AND p.retry) FROM walrill.views v WHERE pipeline = $1`, s.opts.Pipeline)
 	if err != nil {
 		return fmt.Errorf("read the views of the store: %w", err)
 	}
 	var name, request, answer string
-	var pinned bool
-	_, err = pgx.ForEachRow(rows, []any{&name, &request, &answer, &pinned}, func() error {
+	var pinned, again bool
+	_, err = pgx.ForEachRow(rows, []any{&name, &request, &answer, &pinned, &again}, func() error {
 		if v := s.views[name]; v != nil {
-			v.request, v.answer, v.pinned = request, answer, pinned
+			v.request, v.answer, v.pinned, v.again = request, answer, pinned, again
 		}
 		return nil
 	})
@@ -154,19 +190,22 @@ func (v *viewRow) asked() (kind string, open bool) {
 	return kind, v.request != "" && !strings.HasPrefix(v.answer, v.request+":")
 }
 
+// filledMirrors finds mirrors that can take the place of those in use, and how many cannot yet. Those that are views are left to builders.
 func (s *session) filledMirrors(ctx context.Context) (done []*mirror, waiting int, err error) {
 	for _, m := range s.mirrors {
-		if !m.filling {
+		if !m.filling || m.complete {
 			continue
 		}
 		ok, err := s.filled(ctx, m)
-		if err != nil {
+		switch {
+		case err != nil:
 			return nil, 0, err
-		}
-		if ok {
-			done = append(done, m)
-		} else {
+		case !ok:
 			waiting++
+		case m.View:
+			m.complete = true
+		default:
+			done = append(done, m)
 		}
 	}
 	return done, waiting, nil
@@ -181,92 +220,6 @@ func (s *session) inUse() map[string]*mirror {
 		}
 	}
 	return all
-}
-
-// build is a view to compute as a whole.
-type build struct {
-	view *viewRow
-	def  *definition
-}
-
-// pendingBuilds are the query views to compute: those that are new, changed, asked for, or whose mirror is replaced.
-func (s *session) pendingBuilds(done []*mirror) []build {
-	inUse, replaced := s.inUse(), map[string]bool{}
-	for _, m := range done {
-		inUse[m.id()], replaced[m.id()] = m, true
-	}
-	var builds []build
-	for _, name := range sortedKeys(s.wanted) {
-		v, wanted := s.views[name], s.wanted[name]
-		if v == nil {
-			continue
-		}
-		kind, open := v.asked()
-		target := wanted
-		switch {
-		case open && kind == Rollback && v.previous != nil:
-			target = v.previous
-		case v.pinned && v.def != nil:
-			target = v.def
-		case len(missingMirrors(wanted, inUse)) > 0 && v.state == stateLive:
-			target = v.def // go on as before until the mirrors are there
-		}
-		if target.Kind != "query" || len(missingMirrors(target, inUse)) > 0 {
-			continue
-		}
-		if time.Since(s.failed[name]) < buildEvery && !open && !target.needs(replaced) {
-			continue
-		}
-		if v.state != stateLive || open || !target.same(v.def) || !sameJSON(target.Affects, v.def.Affects) || target.needs(replaced) {
-			builds = append(builds, build{v, target})
-		}
-	}
-	return builds
-}
-
-// buildEvery is how often a view is tried again whose SQL fails on the rows that there are.
-const buildEvery = 10 * time.Second
-
-// buildView computes a view as a whole, without the rows that are refused. When its SQL fails whatever the rows, that is told and tried
-// again later.
-func (s *session) buildView(ctx context.Context, tx pgx.Tx, b build) (ok bool, err error) {
-	q := newQuery(s.opts, b.view.name, b.def)
-	var rows int64
-	err = pgx.BeginFunc(ctx, tx, func(sub pgx.Tx) (err error) {
-		rows, err = q.build(ctx, sub, s.opts, b.view.def)
-		return err
-	})
-	if isDataError(err) {
-		err = pgx.BeginFunc(ctx, tx, func(sub pgx.Tx) (err error) {
-			rows, err = s.buildCarefully(ctx, sub, q, b.view.def)
-			return err
-		})
-	}
-	if isDefinitionError(err) {
-		return false, s.buildFailed(ctx, tx, b, err)
-	}
-	if err != nil {
-		return false, fmt.Errorf("build view %s: %w", b.view.name, err)
-	}
-	if kind, open := b.view.asked(); open && kind == Rollback {
-		if _, err := tx.Exec(ctx, "UPDATE walrill.views SET pinned = true WHERE name = $1", b.view.name); err != nil {
-			return false, err
-		}
-	}
-	delete(s.failed, b.view.name)
-	return true, s.live(ctx, tx, b.view, b.def, rows)
-}
-
-func (s *session) buildFailed(ctx context.Context, tx pgx.Tx, b build, cause error) error {
-	message := "its rows cannot be computed: " + reason(cause)
-	s.failed[b.view.name] = time.Now()
-	s.opts.Log.Error("a view cannot be built; it is tried again", "view", b.view.name, "error", message)
-	answer := b.view.answer
-	if _, open := b.view.asked(); open {
-		answer = b.view.request + ": failed: " + message
-	}
-	_, err := tx.Exec(ctx, "UPDATE walrill.views SET error = $2, answer = $3 WHERE name = $1", b.view.name, message, answer)
-	return err
 }
 
 // report makes the state of the views known.

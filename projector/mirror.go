@@ -26,10 +26,35 @@ type mirror struct {
 	emits         bool   // what changes in it may be emitted
 	parts         bool   // some of a source transaction is written
 	partsFunction string // says what they come to
+
+	complete bool // it is filled, and not in use yet
+	pipeline string
+}
+
+// fillingName tells the mirror that fills a view from the one of a table that has the view's name.
+func (m *mirrorDef) fillingName() string { return "view~" + m.Name + "~fill" }
+
+// changedTable is the temporary table of a mirror from which views are computed, or are to be built; "" for others.
+func (m *mirror) changedTable() string {
+	switch {
+	case m.View && m.filling:
+		return changedTable(m.fillingName())
+	case m.View || m.filling:
+		return ""
+	}
+	return changedTable(m.Name)
+}
+
+// parkedAs is the name under which rows that the mirror refuses are set aside. A view may have the name of another table's mirror.
+func (m *mirrorDef) parkedAs() string {
+	if m.View {
+		return m.Name
+	}
+	return "mirror " + m.Name
 }
 
 func newMirror(o *Options, def mirrorDef, filling bool) *mirror {
-	m := &mirror{mirrorDef: def, filling: filling, table: tableOf(o, &def, filling)}
+	m := &mirror{mirrorDef: def, filling: filling, table: tableOf(o, &def, filling), pipeline: o.Pipeline}
 	m.fold = newFold(def.Columns, def.Key)
 	m.partsFunction = partsFunction(o, def.Name)
 	return m
@@ -40,7 +65,7 @@ func tableOf(o *Options, def *mirrorDef, filling bool) string {
 	schema := mirrorSchema(o.Pipeline)
 	switch {
 	case filling && def.View:
-		return qualified(schema, "view~"+def.Name+"~fill")
+		return qualified(schema, def.fillingName())
 	case filling:
 		return qualified(schema, def.Name+"~fill")
 	case def.View:
@@ -92,14 +117,14 @@ func (m *mirror) statements(parked bool) []statement {
 func (m *mirror) unpark() statement {
 	keys := make([][]byte, len(m.fold.order))
 	for i, c := range m.fold.order {
-		keys[i] = bytes.ToValidUTF8(c.key, replacement)
+		keys[i] = bytes.ToValidUTF8(c.key, []byte(replacement))
 	}
 	return statement{rows: -1, args: []any{string(array(keys))}, sql: fmt.Sprintf(
-		"DELETE FROM walrill.parked p USING jsonb_array_elements($1::jsonb) r WHERE p.view = %s AND p.key = %s AND p.parked_at < now()", literal(m.Name), m.jsonKey("r"))}
+		"DELETE FROM walrill.parked p USING jsonb_array_elements($1::jsonb) r WHERE p.pipeline = %s AND p.view = %s AND p.key = %s AND p.parked_at < now()", literal(m.pipeline), literal(m.parkedAs()), m.jsonKey("r"))}
 }
 
 // jsonKey is the key's part of a row that is jsonb.
-func (m *mirror) jsonKey(r string) string {
+func (m *mirrorDef) jsonKey(r string) string {
 	var parts []string
 	for _, k := range m.keyAs() {
 		parts = append(parts, fmt.Sprintf("%s, %s->%s", literal(k), r, literal(k)))
@@ -268,7 +293,7 @@ func (m *mirror) fillParked(ctx context.Context, conn *pgx.Conn, pipeline string
 		return nil
 	}
 	rows, err := conn.Query(ctx, `SELECT k.n::int, p.row::text FROM jsonb_array_elements($3::jsonb) WITH ORDINALITY k(key, n)
-		JOIN walrill.parked p ON p.pipeline = $1 AND p.view = $2 AND p.key = k.key AND p.row IS NOT NULL`, pipeline, m.Name, string(array(keys)))
+		JOIN walrill.parked p ON p.pipeline = $1 AND p.view = $2 AND p.key = k.key AND p.row IS NOT NULL`, pipeline, m.parkedAs(), string(array(keys)))
 	if err != nil {
 		return fmt.Errorf("read parked rows of mirror %s: %w", m.Name, err)
 	}

@@ -69,7 +69,7 @@ func (s *session) look(ctx context.Context) error {
 // mayOpen reports whether workers can keep the views from here on.
 func (s *session) mayOpen() bool {
 	if s.opts.Workers == 0 || s.careful || s.reshaped || s.pos.gap != "" || s.pos.shown == 0 || s.pos.read <= s.halted || time.Now().Before(s.notBefore) ||
-		len(s.fillers) > 0 || len(s.elsewhere) > 0 || slices.ContainsFunc(s.mirrors, func(m *mirror) bool { return m.filling }) {
+		len(s.fillers) > 0 || len(s.builders) > 0 || len(s.elsewhere) > 0 || slices.ContainsFunc(s.mirrors, func(m *mirror) bool { return m.filling }) {
 		return false
 	}
 	for name, wanted := range s.wanted {

@@ -11,19 +11,29 @@ import (
 
 // Parked is a key of a view, or of a mirror, that is set aside because its row was refused.
 type Parked struct {
-	View  string          `json:"view"` // or the table whose mirror refused the row
-	Key   json.RawMessage `json:"key"`
-	Error string          `json:"error"`
-	Row   json.RawMessage `json:"row,omitempty"` // that a mirror refused
-	LSN   string          `json:"lsn"`           // of the view when that happened
-	At    time.Time       `json:"at"`
+	View string `json:"view"` // or the table whose mirror refused the row
+	// Mirror is the table whose row the key is of, in a query's eyes, when nobody can say which keys of the view that row affects. Else "".
+	Mirror string          `json:"mirror,omitempty"`
+	Key    json.RawMessage `json:"key"`
+	Error  string          `json:"error"`
+	Row    json.RawMessage `json:"row,omitempty"` // that a mirror refused
+	LSN    string          `json:"lsn"`           // of the view when that happened
+	At     time.Time       `json:"at"`
+}
+
+// Name is the key for people: behind the table that it is of, when that is not the view.
+func (p *Parked) Name() string {
+	if p.Mirror != "" {
+		return p.Mirror + " " + string(p.Key)
+	}
+	return string(p.Key)
 }
 
 // ListParked lists what a pipeline has set aside: of one view, or of all when view is empty.
 func ListParked(ctx context.Context, store *pgx.Conn, pipeline, view string) ([]Parked, error) {
 	list := []Parked{}
-	rows, err := store.Query(ctx, `SELECT view, key::text, error, coalesce(row::text, ''), lsn::text, parked_at FROM walrill.parked
-		WHERE pipeline = ANY ($1) AND $2 IN ('', view) AND view NOT LIKE '%~fill' ORDER BY parked_at, view, key`, Groups(pipeline), view)
+	rows, err := store.Query(ctx, `SELECT view, source, key::text, error, coalesce(row::text, ''), lsn::text, parked_at FROM walrill.parked
+		WHERE pipeline = ANY ($1) AND $2 IN ('', view) AND view NOT LIKE '%~fill' ORDER BY parked_at, view, source, key`, Groups(pipeline), view)
 	if noViewsYet(err) {
 		return list, nil
 	}
@@ -32,7 +42,7 @@ func ListParked(ctx context.Context, store *pgx.Conn, pipeline, view string) ([]
 	}
 	var p Parked
 	var key, row string
-	if _, err := pgx.ForEachRow(rows, []any{&p.View, &key, &p.Error, &row, &p.LSN, &p.At}, func() error {
+	if _, err := pgx.ForEachRow(rows, []any{&p.View, &p.Mirror, &key, &p.Error, &row, &p.LSN, &p.At}, func() error {
 		p.Key, p.Row = json.RawMessage(key), nil
 		if row != "" {
 			p.Row = json.RawMessage(row)

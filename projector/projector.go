@@ -235,7 +235,7 @@ func (p *Projector) Run(ctx context.Context) error {
 	careful, ran := false, false
 	var until uint64
 	for {
-		s := &session{projector: p, opts: &p.opts, careful: careful, until: until, failed: map[string]time.Time{}, stop: func() {}}
+		s := &session{projector: p, opts: &p.opts, careful: careful, until: until, failed: map[string]time.Time{}, waits: map[string]bool{}, stop: func() {}}
 		if careful {
 			s.calm = maxBatch
 		}

@@ -35,9 +35,19 @@ func (q *query) keysSQL(touched map[string]bool) string {
 	var parts []string
 	for i, m := range q.def.Mirrors {
 		if touched[m.Name] {
-			parts = append(parts, fmt.Sprintf("(WITH changed AS (SELECT * FROM %s) SELECT * FROM (%s) a)", changedTable(m.Name), q.def.Affects[i].SQL))
+			parts = append(parts, q.affects(i, ""))
 		}
 	}
+	return q.keysOf(parts...)
+}
+
+// affects gives the raw keys that the changed rows of a mirror affect, or those that a condition takes of them.
+func (q *query) affects(mirror int, where string) string {
+	return fmt.Sprintf("(WITH changed AS (SELECT * FROM %s%s) SELECT * FROM (%s) a)", changedTable(q.def.Mirrors[mirror].Name), where, q.def.Affects[mirror].SQL)
+}
+
+// keysOf gives raw keys under the names and with the types of the key's columns.
+func (q *query) keysOf(parts ...string) string {
 	raw, casts := make([]string, len(q.def.Key)), make([]string, len(q.def.Key))
 	for i, k := range q.def.Key {
 		raw[i] = fmt.Sprintf("k%d", i)
@@ -53,7 +63,16 @@ func (q *query) keyType(column string) string {
 
 // jsonKeys reads the keys from a JSON array.
 func (q *query) jsonKeys() string {
-	return fmt.Sprintf("SELECT %s FROM json_populate_recordset(NULL::%s, $1::json)", list("%s", q.def.Key), q.table)
+	return "SELECT * FROM json_to_recordset($1::json) r(" + q.keyColumns() + ")"
+}
+
+// keyColumns are the columns of the key with their types.
+func (q *query) keyColumns() string {
+	parts := make([]string, len(q.def.Key))
+	for i, k := range q.def.Key {
+		parts[i] = quoteIdent(k) + " " + q.keyType(k)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // rowsSQL recomputes the rows of the keys that a query gives. The LATERAL subquery makes
@@ -88,35 +107,18 @@ func (q *query) makeSource(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// build computes the whole view at the present position and brings its table to that: what is right already stays
-// untouched. It returns how many rows were wrong, or all in a new table. Readers see the
-// table as it was until the transaction ends; who the table belongs to, what is granted on it and what is built on it stays.
-func (q *query) build(ctx context.Context, tx pgx.Tx, o *Options, old *definition) (int64, error) {
-	if err := q.makeSource(ctx, tx); err != nil {
+// make makes the view's table, with all rows, and returns how many they are.
+func (q *query) make(ctx context.Context, tx pgx.Tx, o *Options) (int64, error) {
+	if err := reshape(ctx, tx, o, q.name, q.table, q.def, nil); err != nil {
 		return 0, err
 	}
-	key := q.def.Key
-	notNull := list("f.%s IS NOT NULL", key)
-	notNull = strings.ReplaceAll(notNull, ", ", " AND ")
-	fresh := "pg_temp." + quoteIdent("fresh~"+q.name)
-	if _, err := tx.Exec(ctx, fmt.Sprintf("CREATE TEMP TABLE %s ON COMMIT DROP AS SELECT f.* FROM %s f WHERE %s", quoteIdent("fresh~"+q.name), q.source, notNull)); err != nil {
-		return 0, err
-	}
-	if _, err := tx.Exec(ctx, fmt.Sprintf("CREATE UNIQUE INDEX ON %s (%s); ANALYZE %s", fresh, list("%s", key), fresh), pgx.QueryExecModeSimpleProtocol); err != nil {
-		return 0, err
-	}
-	if err := reshape(ctx, tx, o, q.name, q.table, q.def, old); err != nil {
-		return 0, err
-	}
-	gone, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s v WHERE NOT EXISTS (SELECT FROM %s f WHERE %s)", q.table, fresh, equal("f", "v", key)))
-	if err != nil {
-		return 0, err
-	}
-	come, err := tx.Exec(ctx, q.upsertFrom(fresh))
-	if err != nil {
-		return 0, err
-	}
-	return gone.RowsAffected() + come.RowsAffected(), nil
+	tag, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s SELECT f.* FROM (\n%s\n) f WHERE %s", q.table, q.def.Query, q.notNull()))
+	return tag.RowsAffected(), err
+}
+
+// notNull is true for rows f that have a key.
+func (q *query) notNull() string {
+	return strings.ReplaceAll(list("f.%s IS NOT NULL", q.def.Key), ", ", " AND ")
 }
 
 // reshape makes the table of a view, or gives the one that is there the columns and the key of a new definition.

@@ -345,13 +345,13 @@ func (r *replay) makeView(ctx context.Context, tx pgx.Tx, name string) (rows int
 	def := r.defs[name]
 	switch {
 	case def.Kind == "query":
-		return newQuery(&r.Options, name, def).build(ctx, tx, &r.Options, nil)
+		return newQuery(&r.Options, name, def).make(ctx, tx, &r.Options)
 	case def.folds():
 		err = tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s SET SCHEMA %s", qualified(fillSchema(r.Pipeline), name), quoteIdent(r.Into)))
 	default:
 		table := tableOf(&r.Options, &def.Mirrors[0], true)
 		if err = tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s SET SCHEMA %s", table, quoteIdent(r.Into))); err == nil {
-			err = tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s RENAME TO %s", qualified(r.Into, "view~"+name+"~fill"), quoteIdent(name)))
+			err = tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s RENAME TO %s", qualified(r.Into, def.Mirrors[0].fillingName()), quoteIdent(name)))
 		}
 	}
 	if err != nil {

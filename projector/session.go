@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -34,9 +33,11 @@ type session struct {
 	mirrors  []*mirror                 // in use, unless there is a gap, and those that are being filled
 	queries  []*query                  // that are kept
 	folds    []*folding
-	fillers  map[string]*filler // of folds, by view
-	repair   string             // the last one of the streams
-	repairAt time.Time          // when that was read
+	fillers  map[string]*filler  // of folds, by view
+	builders map[string]*builder // of queries, and of views that are mirrors, by view
+	waits    map[string]bool     // views for whose builder everything waits
+	repair   string              // the last one of the streams
+	repairAt time.Time           // when that was read
 	bySrc    map[string][]*mirror
 	parked   map[string]int       // by view or mirror
 	failed   map[string]time.Time // views that could not be built, and when that was tried
@@ -71,6 +72,7 @@ type viewRow struct {
 	request     string
 	answer      string
 	problem     string // why it is not live
+	again       bool   // it is to be built anew, for changes of which nobody could say what they affect
 }
 
 // run leads, prepares and follows until something fails.
@@ -82,6 +84,7 @@ func (s *session) run(ctx context.Context) error {
 	defer s.reads.Wait()
 	defer func() { s.stop() }()
 	defer s.closeFillers()
+	defer s.closeBuilders()
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
@@ -92,6 +95,11 @@ func (s *session) run(ctx context.Context) error {
 	s.projector.note(func(st *Status) { st.State, st.Error = StateRunning, "" })
 	s.ran = true
 	err := s.follow(ctx)
+	for isDataError(err) && !s.careful && ctx.Err() == nil {
+		if err = s.startOver(ctx); err == nil {
+			err = s.follow(ctx)
+		}
+	}
 	var missing *MissingError
 	var schema *SchemaError
 	if errors.As(err, &missing) || errors.As(err, &schema) {
@@ -237,30 +245,17 @@ func (s *session) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.mirrors, s.queries, s.bySrc = nil, nil, map[string][]*mirror{}
-	needed := map[string]bool{}
-	for _, v := range s.views {
-		if v.state == stateLive && v.def.Kind == "query" && s.pos.gap == "" {
-			s.queries = append(s.queries, newQuery(s.opts, v.name, v.def))
-			for _, m := range v.def.Mirrors {
-				needed[m.Name] = true
-			}
-		}
-	}
-	slices.SortFunc(s.queries, func(a, b *query) int { return strings.Compare(a.name, b.name) })
+	s.mirrors = nil
 	for _, m := range mirrors {
-		if !m.filling && (s.pos.gap != "" || m.View && !s.mirrored(m.Name)) {
+		if !m.filling && s.pos.gap != "" {
 			continue
-		}
-		if !m.filling && !m.View && needed[m.Name] {
-			m.changed = changedTable(m.Name)
 		}
 		if s.opts.Workers > 0 {
 			m.fold.lacking = m.exhume(ctx, s.conn, s.opts.Pipeline)
 		}
 		s.mirrors = append(s.mirrors, m)
-		s.bySrc[m.Source] = append(s.bySrc[m.Source], m)
 	}
+	s.loadQueries()
 	if err := s.temporary(ctx); err != nil {
 		return err
 	}
@@ -277,27 +272,6 @@ func (s *session) load(ctx context.Context) error {
 		return err
 	}
 	return s.openFeed(ctx)
-}
-
-// mirrored reports whether a view is kept as a mirror.
-func (s *session) mirrored(view string) bool {
-	v := s.views[view]
-	return v != nil && v.state != stateStopped && v.def != nil && v.def.Kind == "mirror"
-}
-
-// temporary makes the tables that take the old and new versions of changed rows. A batch empties those that it wrote to: to
-// have Postgres do so at each commit would cost it milliseconds, because it truncates the files of all of them.
-func (s *session) temporary(ctx context.Context) error {
-	sql := "DISCARD TEMP;"
-	for _, m := range s.mirrors {
-		if m.changed != "" {
-			sql += fmt.Sprintf("CREATE TEMP TABLE %s (LIKE %s);", quoteIdent("changed~"+m.Name), m.table)
-		}
-	}
-	if _, err := s.conn.PgConn().Exec(ctx, sql).ReadAll(); err != nil {
-		return fmt.Errorf("set up a session of the view store: %w", err)
-	}
-	return nil
 }
 
 // streams are those that the mirrors and folds read.

@@ -90,7 +90,7 @@ func (s *session) endStep(ctx context.Context) error {
 		if !m.fold.empty() || m.parts {
 			mirrors = append(mirrors, m)
 		}
-		some = some || s.batch.part[m.Name]
+		some = some || s.batch.part[m.changed]
 	}
 	if len(mirrors) == 0 && !some {
 		return nil
@@ -129,28 +129,18 @@ func (s *session) bring(ctx context.Context, mirrors, all []*mirror, queries []*
 		}
 	}
 	for _, q := range queries {
-		touched := s.touched(q)
-		if touched == nil {
-			continue
-		}
-		if s.careful {
-			if err := s.recomputeCarefully(ctx, q, touched); err != nil {
-				return err
-			}
-			continue
-		}
-		if err := s.enqueue(ctx, statement{sql: q.recomputeSQL(touched), rows: -1}); err != nil {
+		if err := s.bringQuery(ctx, q); err != nil {
 			return err
 		}
-		if s.parked[q.name] > 0 {
-			if err := s.enqueue(ctx, statement{rows: -1, args: []any{q.name}, sql: "DELETE FROM walrill.parked WHERE view = $1 AND key IN (SELECT to_jsonb(k.*) FROM (" + q.keysSQL(touched) + ") k)"}); err != nil {
-				return err
-			}
+	}
+	for _, name := range sortedKeys(s.builders) {
+		if err := s.noteKeys(ctx, s.builders[name]); err != nil {
+			return err
 		}
 	}
 	for _, m := range all {
-		if s.batch.part[m.Name] && m.changed != "" {
-			delete(s.batch.part, m.Name)
+		if s.batch.part[m.changed] {
+			delete(s.batch.part, m.changed)
 			if err := s.enqueue(ctx, m.empty()); err != nil {
 				return err
 			}
@@ -191,7 +181,7 @@ func (s *session) bringMirror(ctx context.Context, m *mirror, part bool) error {
 
 // gather makes statements of what a mirror has gathered.
 func (s *session) gather(ctx context.Context, m *mirror) ([]statement, error) {
-	parked := s.parked[m.Name] > 0
+	parked := s.parked[m.parkedAs()] > 0
 	if parked {
 		if err := s.send(ctx); err != nil {
 			return nil, err
@@ -214,7 +204,7 @@ func (s *session) gather(ctx context.Context, m *mirror) ([]statement, error) {
 		if s.batch.part == nil {
 			s.batch.part = map[string]bool{}
 		}
-		s.batch.part[m.Name] = true
+		s.batch.part[m.changed] = true
 		m.noteDead()
 	}
 	m.fold.reset()

@@ -156,11 +156,12 @@ func (s *session) watchHolder(ctx context.Context, reached uint64, behind time.T
 	var idle float64
 	var shown int64
 	err := s.conn.QueryRow(ctx, `
-		SELECT a.pid, CASE WHEN a.state LIKE 'idle%' OR a.wait_event_type = 'Client' THEN extract(epoch FROM clock_timestamp() - a.state_change) ELSE 0 END::float8,
+		SELECT a.pid, CASE WHEN (a.state LIKE 'idle%' OR a.wait_event_type = 'Client') AND NOT EXISTS (SELECT FROM pg_stat_activity f WHERE f.datname = a.datname
+			AND f.application_name = $3 AND f.state = 'active' AND f.wait_event_type IS DISTINCT FROM 'Client') THEN extract(epoch FROM clock_timestamp() - a.state_change) ELSE 0 END::float8,
 		       coalesce((SELECT max((p.classid::bigint << 32) | p.objid::bigint) FROM pg_locks p WHERE p.pid = o.pid AND p.locktype = 'advisory' AND p.objsubid = 1), 0)
 		FROM pg_locks o JOIN pg_stat_activity a ON a.pid = o.pid
 		WHERE o.locktype = 'advisory' AND o.objsubid = 2 AND o.classid = $1 AND o.objid::bigint = (hashtext($2)::bigint & 4294967295) AND o.granted
-		  AND o.database = (SELECT oid FROM pg_database WHERE datname = current_database())`, lockClass, s.opts.Pipeline).Scan(&pid, &idle, &shown)
+		  AND o.database = (SELECT oid FROM pg_database WHERE datname = current_database())`, lockClass, s.opts.Pipeline, sessionName(fillName(s.opts.Pipeline))).Scan(&pid, &idle, &shown)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, time.Time{}, nil
 	}

@@ -15,7 +15,11 @@ func (v *verifier) prepare(ctx context.Context, t *target) error {
 		return t.doc.prepare(ctx)
 	}
 	var err error
-	if t.parked, err = ListParked(ctx, v.store, v.Pipeline, t.name); err != nil {
+	name := t.name
+	if t.mirror != nil {
+		name = t.mirror.parkedAs()
+	}
+	if t.parked, err = ListParked(ctx, v.store, v.Pipeline, name); err != nil {
 		return err
 	}
 	t.onSource.conn, t.onStore.conn = v.source, v.store
@@ -183,6 +187,9 @@ func (v *verifier) enter(ctx context.Context, t *target) error {
 // leaveOut excludes the keys that are set aside.
 func (v *verifier) leaveOut(ctx context.Context, t *target, s *side) error {
 	for _, p := range t.parked {
+		if p.Mirror != "" {
+			continue // not a key of the view
+		}
 		var texts []string
 		parts := make([]string, len(t.key))
 		for i, k := range t.key {

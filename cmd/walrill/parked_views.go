@@ -59,7 +59,7 @@ func printParked(w io.Writer, list []projector.Parked) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "VIEW\tKEY\tSINCE\tERROR")
 	for _, p := range list {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.View, p.Key, p.At.UTC().Format(time.RFC3339), p.Error)
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", p.View, p.Name(), p.At.UTC().Format(time.RFC3339), p.Error)
 	}
 	return t.Flush()
 }

@@ -194,7 +194,7 @@ func refreshRows(ctx context.Context, store *backfillStore, table, where string)
 func printComparisons(w io.Writer, list []*projector.Comparison, repair bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	header := false
-	row := func(view string, key json.RawMessage, what, column, inView, inSource string) {
+	row := func(view, key, what, column, inView, inSource string) {
 		if !header {
 			fmt.Fprintln(t, "VIEW\tKEY\tWHAT\tCOLUMN\tIN THE VIEW\tSHOULD BE")
 			header = true
@@ -204,21 +204,21 @@ func printComparisons(w io.Writer, list []*projector.Comparison, repair bool) er
 	for _, c := range list {
 		for _, d := range c.Differences {
 			if len(d.Columns) == 0 {
-				row(c.View, d.Key, d.Kind, "", "", "")
+				row(c.View, string(d.Key), d.Kind, "", "", "")
 			}
 			for _, v := range d.Columns {
 				if v.Hidden {
-					row(c.View, d.Key, d.Kind, v.Column, "(hidden)", "(hidden)")
+					row(c.View, string(d.Key), d.Kind, v.Column, "(hidden)", "(hidden)")
 					continue
 				}
-				row(c.View, d.Key, d.Kind, v.Column, shown(v.View), shown(v.Source))
+				row(c.View, string(d.Key), d.Kind, v.Column, shown(v.View), shown(v.Source))
 			}
 		}
 		for _, p := range c.Parked {
-			row(c.View, p.Key, "set aside", "", p.Error, "")
+			row(c.View, p.Name(), "set aside", "", p.Error, "")
 		}
 		for _, u := range c.Unjudged {
-			row(c.View, u.Key, "not judged", "", u.Why, "")
+			row(c.View, string(u.Key), "not judged", "", u.Why, "")
 		}
 	}
 	if err := t.Flush(); err != nil {

@@ -134,16 +134,24 @@ func (b *builder) tables(ctx context.Context) error {
 }
 
 func (b *builder) computeAll(ctx context.Context) error {
-	if err := tryExec(ctx, b.tx, fmt.Sprintf("INSERT INTO %s SELECT f.* FROM %s f WHERE %s", freshTable, b.noted.source, b.noted.notNull())); err != nil {
+	if err := tryExec(ctx, b.tx, fmt.Sprintf("INSERT INTO %s SELECT f.* FROM %s f WHERE %s", freshTable, b.noted.source, b.keyed())); err != nil {
 		return err
 	}
 	return tryExec(ctx, b.tx, "ANALYZE "+freshTable)
 }
 
+// keyed is true for rows f that have a key. Those of a mirror have: a composite of NULLs is one, although Postgres says that it IS NULL.
+func (b *builder) keyed() string {
+	if b.mirror != nil {
+		return "true"
+	}
+	return b.noted.notNull()
+}
+
 // compare finds what is wrong in the view's table, in the same snapshot.
 func (b *builder) compare(ctx context.Context) error {
 	key, table := b.def.Key, b.noted.table
-	come, err := b.tx.Exec(ctx, fmt.Sprintf("CREATE TEMP TABLE %s AS SELECT f.* FROM %s f LEFT JOIN %s v ON %s WHERE v.%s IS NULL OR %s",
+	come, err := b.tx.Exec(ctx, fmt.Sprintf("CREATE TEMP TABLE %s AS SELECT f.* FROM %s f LEFT JOIN %s v ON %s WHERE v.%s IS NOT DISTINCT FROM NULL OR %s",
 		comeTable, freshTable, table, equal("v", "f", key), quoteIdent(key[0]), differs("v", "f", b.def.Columns)))
 	if err != nil {
 		return err

@@ -19,7 +19,7 @@ const someRows = 1000
 func (b *builder) computeCarefully(ctx context.Context) error {
 	all := `pg_temp."walrill all"`
 	for _, sql := range []string{
-		fmt.Sprintf("CREATE TEMP TABLE %s AS SELECT DISTINCT %s FROM %s f WHERE %s", all, list("f.%s", b.def.Key), b.noted.source, b.noted.notNull()),
+		fmt.Sprintf("CREATE TEMP TABLE %s AS SELECT DISTINCT %s FROM %s f WHERE %s", all, list("f.%s", b.def.Key), b.noted.source, b.keyed()),
 		"ANALYZE " + all,
 	} {
 		if err := tryExec(ctx, b.tx, sql); err != nil {
@@ -40,7 +40,7 @@ func (b *builder) recomputeCarefully(ctx context.Context) error {
 
 // bringCarefully is bring, some rows at a time; those of a query are computed again for it. It returns how many the view has otherwise, refused ones with them.
 func (b *builder) bringCarefully(ctx context.Context, from string) (rows int64, err error) {
-	err = b.tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s f LEFT JOIN %s v ON %s WHERE v.%s IS NULL OR %s",
+	err = b.tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s f LEFT JOIN %s v ON %s WHERE v.%s IS NOT DISTINCT FROM NULL OR %s",
 		from, b.noted.table, equal("v", "f", b.def.Key), quoteIdent(b.def.Key[0]), differs("v", "f", b.def.Columns))).Scan(&rows)
 	if err != nil {
 		return 0, err

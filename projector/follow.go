@@ -149,11 +149,12 @@ func (s *session) lookup(ctx context.Context, m *mirror) lookup {
 	}
 }
 
-// contiguous checks that nothing is missing in the event's partition. What was seen is applied already: by a worker.
+// contiguous checks that nothing is missing in the event's partition. What was seen is applied already: by a worker that came further. Another
+// event of an early seq is of streams that have begun anew.
 func (s *session) contiguous(e *event.Event) (seen bool, err error) {
 	key := e.Stream.Keys[e.Partition]
 	last := s.seqs[key] // 0 for a partition that came to be since its stream is read
-	if s.opts.Workers > 0 && e.Seq <= last {
+	if e.Seq <= last && e.Position.Commit < s.applied[key] {
 		return true, nil
 	}
 	if e.Seq != last+1 {

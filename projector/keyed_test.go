@@ -121,3 +121,29 @@ func TestLarge(t *testing.T) {
 		}
 	}
 }
+
+// What a worker has applied is passed over, and nothing else: early seqs above that are of streams that began anew, as after an adoption.
+func TestAppliedByWorkers(t *testing.T) {
+	stream := event.NewStream("goods", 2)
+	s := &session{seqs: map[string]uint64{"goods:0": 7, "goods:1": 3}, dirty: map[string]bool{}, opening: opening{applied: map[string]uint64{"goods:0": 500, "goods:1": 200}}}
+	for _, c := range []struct {
+		partition   int
+		commit, seq uint64
+		seen        bool
+		missing     bool
+	}{
+		{0, 100, 6, true, false},
+		{1, 300, 4, false, false},
+		{1, 310, 1, false, true}, // below the highest position, but not below that of its own worker
+		{0, 400, 7, true, false},
+		{0, 600, 1, false, true},
+		{0, 610, 8, false, false},
+		{0, 620, 10, false, true},
+	} {
+		seen, err := s.contiguous(&event.Event{Stream: stream, Partition: c.partition, Seq: c.seq, Position: event.Position{Commit: c.commit}})
+		var missing *MissingError
+		if seen != c.seen || errors.As(err, &missing) != c.missing {
+			t.Errorf("%+v: seen %v, %v", c, seen, err)
+		}
+	}
+}

@@ -29,11 +29,12 @@ const (
 // opening is what the leader of a group knows of its phases.
 type opening struct {
 	opened    bool
-	skip      uint64        // events below may be applied already, as the seqs say
-	halted    uint64        // the commit that workers stopped at
-	notBefore time.Time     // it is opened again
-	backoff   time.Duration // before that
-	tidied    time.Time     // when rows that workers deleted were forgotten
+	applied   map[string]uint64 // by partition: events below are applied, as the seqs say
+	skip      uint64            // the highest of these
+	halted    uint64            // the commit that workers stopped at
+	notBefore time.Time         // it is opened again
+	backoff   time.Duration     // before that
+	tidied    time.Time         // when rows that workers deleted were forgotten
 }
 
 // look does what is to be done between batches.
@@ -265,7 +266,7 @@ func (s *session) closeGroup(ctx context.Context) error {
 			if err := tryExec(ctx, tx, "SET LOCAL lock_timeout = '1s'"); err != nil {
 				return err
 			}
-			s.skip, err = fenceWorkers(ctx, tx, s.opts.Pipeline)
+			s.applied, err = fenceWorkers(ctx, tx, s.opts.Pipeline)
 			return err
 		})
 		if err == nil {
@@ -277,6 +278,10 @@ func (s *session) closeGroup(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("take the views back from their workers: %w", err)
 		}
+	}
+	s.skip = 0
+	for _, clock := range s.applied {
+		s.skip = max(s.skip, clock)
 	}
 	var at string
 	if err := s.conn.QueryRow(ctx, "SELECT halt_at::text FROM walrill.pipelines WHERE pipeline = $1", s.opts.Pipeline).Scan(&at); err != nil {
@@ -312,29 +317,34 @@ func (s *session) awaitLeases(ctx context.Context) error {
 	}
 }
 
-// fenceWorkers raises the fences of a group's workers, and gives it the lowest of their positions when it was open. It returns the highest.
-func fenceWorkers(ctx context.Context, tx pgx.Tx, pipeline string) (highest uint64, err error) {
-	rows, err := tx.Query(ctx, "UPDATE walrill.workers SET fence = fence + 1 WHERE pipeline = $1 RETURNING epoch, (lsn - '0/0')::bigint", pipeline)
+// fenceWorkers raises the fences of a group's workers, and gives it the lowest of their positions when it was open. It returns where each
+// partition was brought to.
+func fenceWorkers(ctx context.Context, tx pgx.Tx, pipeline string) (applied map[string]uint64, err error) {
+	rows, err := tx.Query(ctx, "UPDATE walrill.workers SET fence = fence + 1 WHERE pipeline = $1 RETURNING epoch, (lsn - '0/0')::bigint, partitions", pipeline)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
+	applied = map[string]uint64{}
 	var lowest uint64
 	var epoch uint8
 	var lsn int64
-	if _, err := pgx.ForEachRow(rows, []any{&epoch, &lsn}, func() error {
+	var partitions []string
+	if _, err := pgx.ForEachRow(rows, []any{&epoch, &lsn, &partitions}, func() error {
 		c := event.Clock(epoch, uint64(lsn))
-		highest = max(highest, c)
+		for _, key := range partitions {
+			applied[key] = c
+		}
 		if lowest == 0 || c < lowest {
 			lowest = c
 		}
 		return nil
 	}); err != nil || lowest == 0 {
-		return highest, err
+		return applied, err
 	}
 	epoch, low := event.SplitClock(lowest)
 	_, err = tx.Exec(ctx, `UPDATE walrill.pipelines SET open = false, epoch = $2, read_epoch = $2, lsn = '0/0'::pg_lsn + $3::bigint::numeric, read_lsn = '0/0'::pg_lsn + $3::bigint::numeric
 		WHERE pipeline = $1 AND open`, pipeline, int32(epoch), int64(low))
-	return highest, err
+	return applied, err
 }
 
 var errGivenUp = errors.New("another process takes the worker")

@@ -106,9 +106,9 @@ func TestEndFrozen(t *testing.T) {
 // The fences of all workers are raised, and the group stands where the lowest of them does.
 func TestFenceWorkers(t *testing.T) {
 	conn := openStore(t)
-	var highest uint64
+	var applied map[string]uint64
 	if err := pgx.BeginFunc(t.Context(), conn, func(tx pgx.Tx) (err error) {
-		highest, err = fenceWorkers(t.Context(), tx, "g")
+		applied, err = fenceWorkers(t.Context(), tx, "g")
 		return err
 	}); err != nil {
 		t.Fatal(err)
@@ -119,8 +119,8 @@ func TestFenceWorkers(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), "SELECT open, lsn::text, read_lsn::text, (SELECT sum(fence)::int FROM walrill.workers) FROM walrill.pipelines").Scan(&open, &lsn, &read, &fences); err != nil {
 		t.Fatal(err)
 	}
-	if open || lsn != "0/100" || read != "0/100" || fences != 2 || highest != 0x200 {
-		t.Errorf("open %v, at %s, read to %s, fences %d, highest %x", open, lsn, read, fences, highest)
+	if open || lsn != "0/100" || read != "0/100" || fences != 2 || applied["a"] != 0x100 || applied["b"] != 0x200 {
+		t.Errorf("open %v, at %s, read to %s, fences %d, applied %x", open, lsn, read, fences, applied)
 	}
 	w := &worker{opts: &Options{Pipeline: "g"}, number: 1, opening: 7, fence: 0}
 	st := w.save(0x300)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -56,14 +57,25 @@ func Drop(ctx context.Context, o Options, views, dry bool) ([]Removal, error) {
 	return d.list, d.shared(ctx, groups)
 }
 
+// endsWithin is how long a session of a daemon that has just ended may still be there.
+const endsWithin = 2 * time.Second
+
 // take takes the lock of a group of views, so that nobody keeps them meanwhile.
 func (d *dropper) take(ctx context.Context, group string) error {
-	var taken bool
-	if err := d.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, hashtext($2))", lockClass, group).Scan(&taken); err != nil {
-		return fmt.Errorf("take the lock of the views: %w", err)
-	}
-	if taken {
-		return nil
+	for deadline := time.Now().Add(endsWithin); ; {
+		var taken bool
+		if err := d.conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1, hashtext($2))", lockClass, group).Scan(&taken); err != nil {
+			return fmt.Errorf("take the lock of the views: %w", err)
+		}
+		if taken {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			break
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
 	}
 	who, err := lockHolder(ctx, d.conn, group)
 	if err != nil {

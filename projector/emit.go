@@ -172,7 +172,7 @@ func (s *session) installEmit(ctx context.Context, v *View, d *definition) error
 	var fires, known bool
 	err = s.conn.QueryRow(ctx, `SELECT coalesce((SELECT prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = $1 AND p.proname = $2), ''),
 		EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($3) AND tgname = $4),
-		(SELECT count(DISTINCT f) FROM unnest($6::text[]) f) = (SELECT count(*) FROM walrill.forms f WHERE f.pipeline = $5 AND f.id = ANY ($6))`, schema, "emit~"+v.Name, table, emitTrigger, s.opts.Pipeline, formIDs(forms)).Scan(&has, &fires, &known)
+		(SELECT count(DISTINCT f) FROM unnest($6::text[]) f) = (SELECT count(*) FROM walrill.forms f WHERE f.pipeline = $5 AND f.id = ANY ($6))`, short(schema), short("emit~"+v.Name), table, emitTrigger, s.opts.Pipeline, formIDs(forms)).Scan(&has, &fires, &known)
 	if err != nil {
 		return err
 	}

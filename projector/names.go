@@ -2,14 +2,33 @@ package projector
 
 import (
 	"fmt"
+	"hash/crc32"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 )
 
-func quoteIdent(name string) string { return pgx.Identifier{name}.Sanitize() }
+func quoteIdent(name string) string { return pgx.Identifier{short(name)}.Sanitize() }
 
-func qualified(schema, name string) string { return pgx.Identifier{schema, name}.Sanitize() }
+func qualified(schema, name string) string {
+	return pgx.Identifier{short(schema), short(name)}.Sanitize()
+}
+
+// maxName is how long a name in Postgres can be, in bytes. It cuts longer ones off, and two of them may then be one.
+const maxName = 63
+
+// short is the name that is made of one that is too long: only those that are put together of a view's or a table's are.
+func short(name string) string {
+	if len(name) <= maxName {
+		return name
+	}
+	cut := name[:maxName-len("~00000000")]
+	for !utf8.ValidString(cut) {
+		cut = cut[:len(cut)-1]
+	}
+	return fmt.Sprintf("%s~%08x", cut, crc32.ChecksumIEEE([]byte(name)))
+}
 
 // list joins the names with commas, each as format says, such as `m.%s`.
 func list(format string, names []string) string {

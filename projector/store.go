@@ -22,7 +22,7 @@ var installSQL string
 const lockClass = 2002875506
 
 // sessionName is how a session is called in pg_stat_activity.
-func sessionName(name string) string { return "walrill views " + name }
+func sessionName(name string) string { return short("walrill views " + name) }
 
 // connect opens a session of the store.
 func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
@@ -103,7 +103,7 @@ func (s *session) alone(ctx context.Context) error {
 		return fmt.Errorf("read the pipelines of the view store: %w", err)
 	}
 	for _, other := range others {
-		if mirrorSchema(other) == mirrorSchema(s.opts.Pipeline) {
+		if short(mirrorSchema(other)) == short(mirrorSchema(s.opts.Pipeline)) {
 			return &SetupError{Problem: fmt.Sprintf("pipeline %s has the schema %s of the view store already, which pipeline %s would have, too", other, mirrorSchema(other), s.opts.Pipeline),
 				Fix: "give one of them another name, or a store of its own"}
 		}

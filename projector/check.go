@@ -147,6 +147,10 @@ func viewStates(ctx context.Context, conn *pgx.Conn, groups []string) (map[strin
 func checkView(ctx context.Context, p *planner, v *View, state string) Finding {
 	subject := "view " + v.Name
 	d, err := p.plan(ctx, v)
+	table := qualified(p.opts.Schema, v.Name)
+	if err == nil && state == "" {
+		err = free(ctx, p.conn, v.Name, table)
+	}
 	var setup *SetupError
 	switch {
 	case errors.As(err, &setup):

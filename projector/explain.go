@@ -56,7 +56,21 @@ func Explain(ctx context.Context, o Options, view string) (Explanation, error) {
 		e.ByKey = o.Views[0].ByKey
 		return e, nil
 	}
-	return Explanation{}, fmt.Errorf("the configuration has no view %s", view)
+	return Explanation{}, o.noSuchView(view)
+}
+
+// noSuchView is the error for a name that no view of the options has.
+func (o *Options) noSuchView(name string) error {
+	names := make([]string, len(o.Views))
+	for i := range o.Views {
+		names[i] = o.Views[i].Name
+	}
+	if o.Nearest != nil {
+		if near := o.Nearest(name, names); near != "" {
+			return fmt.Errorf("the configuration has no view %s; did you mean %s?", name, near)
+		}
+	}
+	return fmt.Errorf("the configuration has no view %s", name)
 }
 
 func explain(view string, d *definition) Explanation {

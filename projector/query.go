@@ -152,9 +152,9 @@ func createTable(table string, def *definition) string {
 }
 
 // free makes sure that a view's name is not taken.
-func free(ctx context.Context, tx pgx.Tx, view, table string) error {
+func free(ctx context.Context, conn Tx, view, table string) error {
 	var exists bool
-	err := tx.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", table).Scan(&exists)
+	err := conn.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", table).Scan(&exists)
 	if err == nil && exists {
 		err = &SetupError{View: view, Problem: fmt.Sprintf("the view store has a table %s already, which walrill did not make", table),
 			Fix: "rename the view, choose another `views.schema`, or drop the table"}

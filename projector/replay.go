@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -58,6 +59,9 @@ func Replay(ctx context.Context, o ReplayOptions) (Replayed, error) {
 	return result, err
 }
 
+// replayMark begins the comment of a schema that a replay made.
+const replayMark = "walrill replay up to "
+
 type replay struct {
 	ReplayOptions
 	conn      *pgx.Conn
@@ -74,24 +78,22 @@ type replay struct {
 
 // prepare plans the views, and refuses what is known beforehand.
 func (r *replay) prepare(ctx context.Context) error {
-	var taken bool
-	if err := r.conn.QueryRow(ctx, "SELECT to_regnamespace($1) IS NOT NULL", quoteIdent(r.Into)).Scan(&taken); err != nil {
+	var taken, replayed bool
+	if err := r.conn.QueryRow(ctx, "SELECT to_regnamespace($1) IS NOT NULL, coalesce(obj_description(to_regnamespace($1), 'pg_namespace') LIKE $2, false)", quoteIdent(r.Into), replayMark+"%").Scan(&taken, &replayed); err != nil {
 		return fmt.Errorf("look up schema %s: %w", r.Into, err)
 	}
-	if taken {
-		return fmt.Errorf("the view store has a schema %s already: choose another, or DROP SCHEMA %s CASCADE", r.Into, quoteIdent(r.Into))
+	if taken && replayed {
+		return fmt.Errorf("the view store has a schema %s already, of an earlier replay: choose another, or DROP SCHEMA %s CASCADE", r.Into, quoteIdent(r.Into))
+	}
+	if taken { // of somebody's own tables: nothing to propose dropping
+		return fmt.Errorf("the view store has a schema %s already, which no replay made: choose another name", r.Into)
 	}
 	if r.View != "" {
-		views := r.Views
-		r.Views = nil
-		for _, v := range views {
-			if v.Name == r.View {
-				r.Views = []View{v}
-			}
+		i := slices.IndexFunc(r.Views, func(v View) bool { return v.Name == r.View })
+		if i < 0 {
+			return r.noSuchView(r.View)
 		}
-		if r.Views == nil {
-			return fmt.Errorf("the configuration has no view %s", r.View)
-		}
+		r.Views = r.Views[i : i+1]
 	}
 	var err error
 	if r.defs, err = r.plan(ctx); err != nil {
@@ -314,7 +316,7 @@ func (r *replay) finish(ctx context.Context, position uint64) (rows map[string]i
 		if err := tryExec(ctx, tx, "CREATE SCHEMA "+quoteIdent(r.Into)); err != nil {
 			return fmt.Errorf("make schema %s: %w", r.Into, err)
 		}
-		if err := tryExec(ctx, tx, fmt.Sprintf("COMMENT ON SCHEMA %s IS %s", quoteIdent(r.Into), literal("walrill replay up to "+clock(position)))); err != nil {
+		if err := tryExec(ctx, tx, fmt.Sprintf("COMMENT ON SCHEMA %s IS %s", quoteIdent(r.Into), literal(replayMark+clock(position)))); err != nil {
 			return err
 		}
 		for _, m := range r.mirrors {

@@ -276,3 +276,29 @@ func TestByteOrderMarkAndLineEnds(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Views that cannot be kept key by key are kept in whole transactions, and those in which it is written have the reason.
+func TestConsistency(t *testing.T) {
+	cfg, err := Load("testdata/consistency.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, v := range cfg.Views.List {
+		got[v.Name] = v.Consistency
+		if v.Whole != "" {
+			got[v.Name] += ": " + v.Whole
+		}
+	}
+	want := map[string]string{
+		"orders":  "key",
+		"copied":  "transaction: documents are made of its rows, in whole transactions",
+		"copies":  "transaction",
+		"queried": "transaction: a row of a query is made of several rows, and two workers that each see one of them change would both miss the other's",
+		"told":    "transaction: the events of a view have IDs that ascend with the transactions of the source",
+		"docs":    "transaction: documents are written in whole transactions",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -15,27 +15,29 @@ const (
 	maxWorkers     = 64
 )
 
-// consistency gives each view the consistency that it has: its own, or that of all views where it can be done.
+// consistency gives each view the consistency that it has: its own, or that of all views. Whole transactions promise more than key
+// by key, so a view that cannot be kept otherwise is kept in those.
 func (r *reader) consistency(path string, all string, workers Pos) {
 	v := &r.cfg.Views
-	keyed := false
+	asked := all == ConsistencyKey
 	for i := range v.List {
 		w := &v.List[i]
 		why := w.wholeOnly(v.List)
 		switch {
 		case w.Consistency == ConsistencyKey && why != "":
-			r.fail(w.ConsistencyAt, join(join(path, w.Name), "consistency"), "`key` cannot be done right: %s; remove it", why)
+			w.Consistency, w.Whole, asked = ConsistencyTransaction, why, true
+		case w.Consistency == ConsistencyKey:
+			asked = true
 		case w.Consistency == "" && all == ConsistencyKey && why == "":
 			w.Consistency = ConsistencyKey
 		case w.Consistency == "":
 			w.Consistency = ConsistencyTransaction
 		}
-		keyed = keyed || w.Consistency == ConsistencyKey
 	}
 	switch {
 	case v.Workers == 0:
 		v.Workers = defaultWorkers
-	case !keyed:
+	case !asked:
 		r.fail(workers, join(path, "workers"), "no view has `consistency: key`, and others are kept by one process at a time; remove it, or write `consistency: key` beside it")
 	}
 }

@@ -303,7 +303,6 @@ func TestSchemaRefuses(t *testing.T) {
 		"emit_stream":     "a stream's Redis keys are counted from other fields",
 		"documents_store": "which view another is made of, and which need a Postgres",
 
-		"consistency":         "which kinds of views there are, and which view another is made of",
 		"consistency_workers": "whether there is a view for the workers",
 	}
 	s := compileSchema(t)

@@ -44,9 +44,10 @@ type View struct {
 	Fold    Fold // without events the view is no fold
 	Emit    Emit
 	// Consistency is ConsistencyTransaction or ConsistencyKey.
-	Consistency   string
-	ConsistencyAt Pos // where it is written; zero when it is that of all views
-	At            Pos
+	Consistency string
+	// Whole is why the view is kept in whole transactions although ConsistencyKey is written in it; "" when it is not.
+	Whole string
+	At    Pos
 }
 
 // Affects is for one table, by the name that the query has for it.
@@ -180,10 +181,7 @@ func (r *reader) view(path string, e entry) (View, bool) {
 		field{name: "query", read: r.sql(&v.Query, "a SELECT")},
 		field{name: "affects", read: func(path string, n *node) { v.Affects = r.affects(path, n) }},
 		field{name: "emit", read: func(path string, n *node) { v.Emit = r.emit(path, n) }},
-		field{name: "consistency", read: func(path string, n *node) {
-			v.ConsistencyAt = n.owner
-			choose(r, path, n, &v.Consistency, ConsistencyTransaction, ConsistencyKey)
-		}},
+		field{name: "consistency", read: func(path string, n *node) { choose(r, path, n, &v.Consistency, ConsistencyTransaction, ConsistencyKey) }},
 		field{name: "table", read: func(path string, n *node) { v.Fold.Table = r.foldTable(path, n) }},
 		field{name: "fold", read: func(path string, n *node) { v.Fold.Events = r.foldEvents(path, n) }},
 		field{name: "streams", read: func(path string, n *node) { v.Fold.Streams = r.texts(path, n, "a stream's name or a list of them") }},

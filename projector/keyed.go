@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -77,12 +78,20 @@ type WorkerStatus struct {
 // Workers may be asked for by any goroutine.
 func (k *Keyed) Workers() WorkersStatus { return k.pool.report() }
 
-// deal gives each of n workers partitions, as evenly as it goes; fewer workers when there are not enough of them.
-func deal(partitions []string, n int) [][]string {
-	sorted := slices.Sorted(slices.Values(partitions))
-	hands := make([][]string, min(n, len(sorted)))
-	for i, key := range sorted {
-		hands[i%len(hands)] = append(hands[i%len(hands)], key)
+// deal gives each of n workers partitions, as evenly as it goes; fewer workers when there are not enough of them. Those of a stream of
+// together stay in one hand, which merges them.
+func deal(partitions []string, n int, together map[string]bool) [][]string {
+	lots := map[string][]string{} // by stream or partition: what is dealt as one
+	for _, key := range slices.Sorted(slices.Values(partitions)) {
+		lot := key
+		if i := strings.LastIndexByte(key, ':'); i >= 0 && together[key[:i]] {
+			lot = key[:i]
+		}
+		lots[lot] = append(lots[lot], key)
+	}
+	hands := make([][]string, min(n, len(lots)))
+	for i, lot := range sortedKeys(lots) {
+		hands[i%len(hands)] = append(hands[i%len(hands)], lots[lot]...)
 	}
 	return hands
 }

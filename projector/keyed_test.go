@@ -12,10 +12,15 @@ import (
 	"github.com/walrill/walrill/event"
 )
 
-// Every partition is dealt to one worker, hands differ by one at most, and the order of the keys does not matter.
+// Every partition is dealt to one worker, hands differ by one at most, and the order of the keys does not matter. Streams that are to stay
+// together do.
 func TestDeal(t *testing.T) {
-	if got, want := deal([]string{"b:1", "a", "b:0", "c"}, 3), [][]string{{"a", "c"}, {"b:0"}, {"b:1"}}; !cmp.Equal(got, want) {
+	keys := []string{"b:1", "a", "b:0", "c"}
+	if got, want := deal(keys, 3, nil), [][]string{{"a", "c"}, {"b:0"}, {"b:1"}}; !cmp.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+	if got, want := deal(keys, 8, map[string]bool{"b": true}), [][]string{{"a"}, {"b:0", "b:1"}, {"c"}}; !cmp.Equal(got, want) {
+		t.Errorf("together: got %v, want %v", got, want)
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		var keys []string
@@ -23,7 +28,7 @@ func TestDeal(t *testing.T) {
 			keys = append(keys, fmt.Sprintf("s:%d", i))
 		}
 		n := rapid.IntRange(1, 64).Draw(t, "workers")
-		hands := deal(keys, n)
+		hands := deal(keys, n, nil)
 		if len(hands) != min(n, len(keys)) {
 			t.Fatalf("%d hands for %d workers and %d partitions", len(hands), n, len(keys))
 		}
@@ -34,7 +39,7 @@ func TestDeal(t *testing.T) {
 			t.Fatalf("hands of %d and %d", len(hands[0]), len(hands[len(hands)-1]))
 		}
 		slices.Reverse(keys)
-		if !cmp.Equal(deal(keys, n), hands) {
+		if !cmp.Equal(deal(keys, n, nil), hands) {
 			t.Fatal("another order of the keys is another deal")
 		}
 	})

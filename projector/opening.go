@@ -104,7 +104,7 @@ func (s *session) openGroup(ctx context.Context) (bool, error) {
 		b.Queue("DELETE FROM walrill.gone WHERE pipeline = $1", s.opts.Pipeline)
 		b.Queue("UPDATE walrill.pipelines SET open = true, opening = opening + 1, halt = '', halt_at = 0 WHERE pipeline = $1", s.opts.Pipeline)
 		b.Queue("DELETE FROM walrill.workers WHERE pipeline = $1", s.opts.Pipeline)
-		for i, hand := range deal(keys, s.opts.Workers) {
+		for i, hand := range deal(keys, s.opts.Workers, s.scattered()) {
 			b.Queue(`INSERT INTO walrill.workers (pipeline, worker, opening, epoch, lsn, partitions)
 				SELECT $1, $2, opening, $3, '0/0'::pg_lsn + $4::bigint::numeric, $5 FROM walrill.pipelines WHERE pipeline = $1`, s.opts.Pipeline, i+1, int32(epoch), int64(lsn), hand)
 		}
@@ -117,6 +117,19 @@ func (s *session) openGroup(ctx context.Context) (bool, error) {
 	s.opened, s.saved = true, time.Now()
 	s.stop()
 	return true, s.hide(ctx)
+}
+
+// scattered are the streams that order a mirror's table by other columns than those of its key: the events of a row may then be in
+// several partitions, and one worker is to have them all.
+func (s *session) scattered() map[string]bool {
+	streams := map[string]bool{}
+	for _, m := range s.mirrors {
+		i := slices.IndexFunc(s.tables, func(t Table) bool { return t.Name == m.Source })
+		if i < 0 || slices.ContainsFunc(s.tables[i].Order, func(c string) bool { return !slices.Contains(s.tables[i].Key, c) }) {
+			streams[m.Stream] = true
+		}
+	}
+	return streams
 }
 
 // keepOpen returns when the leader is wanted.

@@ -200,9 +200,6 @@ func (p *planner) plan(ctx context.Context, v *View) (*definition, error) {
 	default:
 		d, err = p.planQuery(ctx, v)
 	}
-	if err == nil && v.ByKey {
-		err = p.checkByKey(v, d)
-	}
 	if err == nil {
 		err = p.checkEmit(ctx, v, d)
 	}

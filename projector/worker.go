@@ -26,20 +26,6 @@ type worker struct {
 	leaving    atomic.Bool     // it is to end between two batches
 }
 
-// checkByKey refuses a mirror whose rows have events in several partitions.
-func (p *planner) checkByKey(v *View, d *definition) error {
-	for _, m := range d.Mirrors {
-		t := p.table(m.Source)
-		for _, c := range t.Order {
-			if !slices.Contains(t.Key, c) {
-				return v.fault(nil, "write `consistency: transaction` in the view, or have a stream order the table by its key",
-					"it cannot be kept key by key: stream %s orders the events of table %s by %s, which is not of its key, so the events of a row are in several partitions", m.Stream, t.Name, c)
-			}
-		}
-	}
-	return nil
-}
-
 // run works until the group is closed, ctx ends or something fails. It returns nil when somebody else has the worker.
 func (w *worker) run(ctx context.Context) error {
 	s := &session{projector: w.projector, opts: w.opts, worker: w, failed: map[string]time.Time{}, stop: func() {}}

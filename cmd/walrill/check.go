@@ -166,8 +166,16 @@ func checkViews(ctx context.Context, cfg *config.Config) []finding {
 		}
 		findings = append(findings, finding{level, f.Subject, f.Finding, f.Fix})
 	}
+	for _, v := range cfg.Views.List {
+		if v.Whole != "" {
+			findings = append(findings, finding{capture.LevelWarning, "view " + v.Name, keptWhole + ": " + v.Whole, ""})
+		}
+	}
 	return append(findings, needWhole(cfg)...)
 }
+
+// keptWhole is said of a view that cannot be kept otherwise.
+const keptWhole = "it is kept in whole transactions, not key by key"
 
 // misnamed are the tables that the file names and the database does not have.
 func misnamed(cfg *config.Config, pg *capture.Diagnosis) []finding {

@@ -26,7 +26,7 @@ func TestProgressBars(t *testing.T) {
 	rebuild := &rebuildBar{options: options, view: "order_summary"}
 	rebuild.show(t.Context())
 	rebuild.end()
-	for _, want := range []string{"orders_copy", "200 of about 200 rows", "totals", "10 of about 40 rows", "replay", "50 %", "order_summary", "being computed, 0s"} {
+	for _, want := range []string{"orders_copy", "200 of about 200", "totals", "10 of about 40", "replay", "50 %", "order_summary", "being computed, 0s"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in %q", want, &out)
 		}

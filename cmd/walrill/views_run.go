@@ -68,6 +68,9 @@ func (v *viewRunner) keep(ctx context.Context, cfg *config.Config) (next *config
 	groups := &viewGroups{client: v.client, pipeline: cfg.Pipeline, log: v.log, views: map[string]bool{}}
 	for _, view := range cfg.Views.List {
 		groups.views[view.Name] = true
+		if view.Whole != "" {
+			v.log.Warn(keptWhole, "view", view.Name, "reason", view.Whole)
+		}
 	}
 	parts.run(func(ctx context.Context) error { return groups.run(ctx, views) })
 	if views.store != nil {

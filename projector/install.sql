@@ -194,6 +194,7 @@ BEGIN
 		IF clock_timestamp() >= deadline THEN
 			RAISE EXCEPTION 'view % has not reached % within %: it is %', wait.view, wait.lsn, wait.timeout,
 				CASE WHEN v.gap IS NOT NULL THEN 'at ' || reached || ' and being filled anew: ' || v.gap
+				     WHEN v.state = 'stopped' THEN 'stopped: the configuration does not have it any more'
 				     WHEN v.state <> 'live' THEN v.state || coalesce(nullif(': ' || v.error, ': '), '')
 				     WHEN at < v.history THEN format('at %s@%s, and has nothing yet of the history that was adopted as epoch %s', at, coalesce(reached, '0/0'), v.history)
 				     ELSE 'at ' || coalesce(reached::text, '0/0') END

@@ -83,7 +83,7 @@ func (c *checker) pipelines(ctx context.Context) ([]string, error) {
 			next, keys := scanned(replies[0])
 			for _, key := range keys {
 				name, ok := strings.CutPrefix(strings.TrimSuffix(key, after), before)
-				if ok && name != c.o.Pipeline {
+				if ok && name != c.o.Pipeline && name != event.ViewsPipeline(c.o.Pipeline) {
 					names = append(names, name)
 				}
 			}

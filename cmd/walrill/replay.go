@@ -79,7 +79,7 @@ func (f *replayFlags) run(cmd *cobra.Command, view string) error {
 			table.Name, table.Where = v.Name, v.Where
 			ofTables = append(ofTables, table)
 		case v.Name == view:
-			return fmt.Errorf("replay: view %s is the rows of view %s as documents; build that one: walrill replay %[2]s --until %s --schema %s", view, v.From, f.until, f.schema)
+			return fmt.Errorf("replay: view %s is the rows of view %s as documents; build that one: walrill replay %[2]s --until '%s' --schema %s", view, v.From, f.until, f.schema)
 		}
 	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
@@ -146,7 +146,7 @@ func (f *replayFlags) moment(ctx context.Context, client redis.UniversalClient, 
 		}
 		return nil
 	}
-	if o.Time, err = time.Parse(time.RFC3339, f.until); err != nil {
+	if o.Time, err = parseTime(f.until); err != nil {
 		return usageError{fmt.Errorf("--until %s: want an LSN, such as 0/16B3748, or a time with its zone, such as 2026-05-01T12:00:00Z", f.until)}
 	}
 	if o.Time.After(at) {
@@ -217,4 +217,14 @@ func (b *replayBar) end() {
 		b.bar.Abort(false)
 	}
 	b.bars.Wait()
+}
+
+// parseTime reads RFC 3339, or as psql prints a timestamptz: 2026-05-01 12:00:00.25+00.
+func parseTime(text string) (t time.Time, err error) {
+	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04:05Z07", "2006-01-02 15:04:05Z07:00"} {
+		if t, err = time.Parse(layout, text); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, err
 }

@@ -142,7 +142,9 @@ func (r *reporter) report() web.Report {
 		report.Views = r.views.report(r.config)
 	}
 	if r.pipeline == nil {
-		if v := report.Views; v != nil { // views alone
+		report.Source.SafeBytes, report.Source.SecondsToLoss = -1, -1 // not looked at
+		if v := report.Views; v != nil {                              // views alone
+			report.Source.Slot = ""
 			report.State, report.Error = v.State, v.Error
 			if v.State == projector.StateRunning {
 				report.State = "streaming"

@@ -212,5 +212,8 @@ func workersSummary(w *web.Workers) string {
 	case w.Workers == 0:
 		return "none: one session keeps the views for now"
 	}
+	if w.Processes == 1 {
+		return fmt.Sprintf("%d here, of %d over 1 process", len(w.Here), w.Workers)
+	}
 	return fmt.Sprintf("%d here, of %d over %d processes", len(w.Here), w.Workers, w.Processes)
 }

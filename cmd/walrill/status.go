@@ -69,7 +69,7 @@ func (f *statusFlags) run(cmd *cobra.Command) error {
 		encoder.SetIndent("", "  ")
 		err = encoder.Encode(report)
 	} else {
-		err = printReport(cmd.OutOrStdout(), report)
+		err = printReport(cmd.OutOrStdout(), report, report.Views == nil && !report.Since.IsZero() && len(cfg.Views.List) > 0)
 	}
 	if err != nil {
 		return err
@@ -176,8 +176,9 @@ const (
 	slotLostAdvice = "changes are missing from the streams; `walrill run` says since when, and the way out"
 )
 
-// printReport writes the report for people; what is empty or usual is left out.
-func printReport(w io.Writer, r web.Report) error {
+// printReport writes the report for people; what is empty or usual is left out. Views that are elsewhere are kept by another process than the one
+// that was asked.
+func printReport(w io.Writer, r web.Report, elsewhere bool) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(t, "%s\t%s\n", name, fmt.Sprintf(format, args...))
@@ -191,9 +192,11 @@ func printReport(w io.Writer, r web.Report) error {
 	if r.Error != "" {
 		row("", "%s", r.Error)
 	}
-	if r.Source.WALStatus == "" { // not known, or there is none
+	switch {
+	case r.Source.Slot == "": // views alone
+	case r.Source.WALStatus == "": // not known, or there is none
 		row("slot", "%s", r.Source.Slot)
-	} else {
+	default:
 		row("slot", "%s %s, Postgres keeps %s of WAL for it", r.Source.Slot, r.Source.WALStatus, size(r.Source.RetainedBytes))
 	}
 	if r.Source.Error != "" {
@@ -219,8 +222,15 @@ func printReport(w io.Writer, r web.Report) error {
 	if b := r.Backfill; b.Waiting+b.Running+b.Failed > 0 {
 		row("backfill", "%d tables running, %d waiting, %d failed; %d rows", b.Running, b.Waiting, b.Failed, b.Rows)
 	}
+	if elsewhere {
+		row("views", "not kept by this process; `walrill status --http ADDRESS` asks the one whose log says \"answering over HTTP\" there")
+	}
 	if v := r.Views; v != nil {
-		row("views", "%s, %s behind the streams; complete up to %s", v.State, size(v.LagBytes), v.Position)
+		if v.Position == "" { // it has none: another process leads
+			row("views", "%s", v.State)
+		} else {
+			row("views", "%s, %s behind the streams; complete up to %s", v.State, size(v.LagBytes), v.Position)
+		}
 		if v.Error+v.Gap != "" {
 			row("", "%s", v.Error+v.Gap)
 		}
@@ -254,7 +264,9 @@ func printReport(w io.Writer, r web.Report) error {
 	if r.Sink.ErrorKind != "" {
 		redis = fmt.Sprintf("%s (%s): %s", r.Sink.State, r.Sink.ErrorKind, r.Sink.Error)
 	}
-	row("redis", "%s", redis)
+	if redis != "" {
+		row("redis", "%s", redis)
+	}
 	return t.Flush()
 }
 

@@ -261,6 +261,13 @@ func (s *session) buildFailed(ctx context.Context, v *viewRow, b *builder, cause
 	if errors.Is(cause, errFenced) || ctx.Err() != nil {
 		return cause
 	}
+	if isDefinitionError(cause) {
+		if gone, err := s.anyDropped(ctx); err != nil {
+			return err
+		} else if gone {
+			return errAgain
+		}
+	}
 	delete(s.waits, b.view)
 	s.failed[b.view] = time.Now()
 	message := "its rows cannot be computed: " + reason(cause)

@@ -24,7 +24,7 @@ func Check(ctx context.Context, o Options) []Finding {
 	const subject = "view store"
 	conn, err := connect(ctx, o.StoreURL, "check")
 	if err != nil {
-		return []Finding{{Subject: subject, Finding: err.Error(), Fix: "correct views.store, or start that Postgres"}}
+		return []Finding{{Subject: subject, Finding: err.Error(), Fix: connectFix(err)}}
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it changed nothing
 	findings, err := checkStore(ctx, conn, &o)
@@ -98,6 +98,19 @@ func checkStore(ctx context.Context, conn *pgx.Conn, o *Options) ([]Finding, err
 		findings = append(findings, Finding{OK: true, Subject: "views", Finding: holder + " " + group.does})
 	}
 	return findings, nil
+}
+
+// connectFix says what may help when the store cannot be connected to.
+func connectFix(err error) string {
+	if e := pgError(err); e != nil {
+		switch e.Code {
+		case "3D000":
+			return "make that database, or correct it in views.store"
+		case "28000", "28P01":
+			return "make that role with LOGIN and its password, or correct both in views.store"
+		}
+	}
+	return "correct views.store, or start that Postgres"
 }
 
 func lacking(rights map[string]bool) string {

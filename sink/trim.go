@@ -218,7 +218,7 @@ func (t *Trimmer) ask(c *conn, parts []*trimming, command func(*trimming) []stri
 // look finds the partitions whose first entry is surplus.
 func (t *Trimmer) look(c *conn, parts []*trimming) ([]*trimming, error) {
 	report := &t.out.Streams[len(t.out.Streams)-1]
-	var todo []*trimming
+	var beyond []*trimming
 	_, err := t.ask(c, parts, func(p *trimming) []string { return topCommand(p.key) }, func(p *trimming, reply any) (err error) {
 		info := asMap(reply)
 		if n, _ := info["length"].(int64); n == 0 {
@@ -235,11 +235,11 @@ func (t *Trimmer) look(c *conn, parts []*trimming) ([]*trimming, error) {
 			report.Oldest = p.first.time
 		}
 		if t.o.Retention.surplus(p.first, p.last.seq, t.now, marginTrim) && p.first.pos.Compare(p.last.pos) < 0 {
-			todo = append(todo, p)
+			beyond = append(beyond, p)
 		}
 		return nil
 	})
-	return todo, err
+	return beyond, err
 }
 
 // storedOf reads an entry: ID and fields.

@@ -331,12 +331,15 @@ func TestChaosViews(t *testing.T) {
 // progress waits until the views have moved on somewhat.
 func (r *viewRig) progress() {
 	r.Helper()
-	position := func() string {
-		return harness.Value(r, r.store, "SELECT lsn - '0/0' FROM walrill.pipelines")
-	}
+	r.changes("SELECT lsn - '0/0' FROM walrill.pipelines")
+}
+
+// changes waits until what a query on the store gives has changed a few times.
+func (r *viewRig) changes(query string) {
+	r.Helper()
 	for range 1 + r.rand.IntN(4) {
-		before := position()
-		harness.Eventually(r, 2*patience, "the views move on", func() bool { return position() != before || r.Failed() })
+		before := harness.Value(r, r.store, query)
+		harness.Eventually(r, 2*patience, "the views move on", func() bool { return harness.Value(r, r.store, query) != before || r.Failed() })
 	}
 }
 

@@ -33,7 +33,7 @@ func (v *verifier) compare(got [][]streamEntry, want []expectedTx) {
 			v.errorf("transaction at %v, xid %d, with %d entries, is not Postgres's", got[0][0].at, got[0][0].tx, len(got[0]))
 			got = got[1:]
 		case len(got) == 0 || !want[0].Holds(got[0][0].at.commit):
-			v.errorf("transaction %d, which ends at %X, with %d entries, is not in the streams", want[0].XID, want[0].EndLSN, len(want[0].entries))
+			v.errorf("transaction %d, which ends at %X/%X, with %d entries, is not in the streams", want[0].XID, want[0].EndLSN>>32, uint32(want[0].EndLSN), len(want[0].entries))
 			want = want[1:]
 		default:
 			v.compareTx(got[0], want[0])

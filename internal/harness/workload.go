@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,8 +41,12 @@ func (s *WorkloadStats) add(o WorkloadStats) {
 	s.Statements += o.Statements
 }
 
+// workloadName is the application_name of the workers.
+const workloadName = "walrill workload"
+
 // RunWorkload writes random transactions to the tables of SetupWorkload, until
-// so many were tried or the context ends, which is no error.
+// so many were tried or the context ends, which is no error. When it returns,
+// all that it wrote is committed or never will be.
 func RunWorkload(ctx context.Context, dbURL string, o WorkloadOptions) (WorkloadStats, error) {
 	if o.Workers == 0 {
 		o.Workers = 4
@@ -73,10 +78,36 @@ func RunWorkload(ctx context.Context, dbURL string, o WorkloadOptions) (Workload
 		})
 	}
 	group.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, allGone(dbURL))...); err != nil {
 		return total, fmt.Errorf("run workload: %w", err)
 	}
 	return total, nil
+}
+
+// allGone waits for the end of the workers' backends: one whose client left may still be committing.
+func allGone(dbURL string) error {
+	var err error
+	if !Poll(time.Minute, func() bool {
+		var there bool
+		there, err = anyWorker(dbURL)
+		return err == nil && !there
+	}) {
+		return fmt.Errorf("workers' backends do not end: %w", cmp.Or(err, context.DeadlineExceeded))
+	}
+	return nil
+}
+
+func anyWorker(dbURL string) (there bool, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, dbURL)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close(ctx)
+	err = conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name = $1)`,
+		workloadName).Scan(&there)
+	return there, err
 }
 
 // worker sends the transactions of one script.
@@ -180,7 +211,7 @@ func (w *worker) dial(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.RuntimeParams["application_name"] = "walrill workload"
+	config.RuntimeParams["application_name"] = workloadName
 	config.RuntimeParams["deadlock_timeout"] = "50ms"                        // the default second would be most of the run
 	config.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsPrimary // a standby may be promoted soon
 	return pgx.ConnectConfig(ctx, config)

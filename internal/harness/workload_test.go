@@ -247,6 +247,36 @@ func TestWorkloadEndsWithContext(t *testing.T) {
 	}
 }
 
+// A COMMIT that is on its way when the workload ends may still be done afterwards: whoever compares then would miss it.
+func TestWorkloadEndsWhenItsCommitsAre(t *testing.T) {
+	url := Database(t, SharedPostgres(t, 0))
+	if err := SetupWorkload(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	// A commit that is slow, and does not let itself be cancelled.
+	Exec(t, url, `CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+			BEGIN PERFORM pg_sleep(10); EXCEPTION WHEN query_canceled THEN PERFORM pg_sleep(0.3); END;
+			RETURN NULL; END $$`,
+		`CREATE CONSTRAINT TRIGGER slow AFTER INSERT OR UPDATE ON wl_plain DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()`)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error)
+	go func() {
+		_, err := RunWorkload(ctx, url, WorkloadOptions{Workers: 1, NoTruncate: true, Keys: 1})
+		ended <- err
+	}()
+	Eventually(t, 10*time.Second, "a commit is on its way", func() bool {
+		return Value(t, url, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query = 'COMMIT' AND wait_event = 'PgSleep'`) == "1"
+	})
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	if n := Value(t, url, `SELECT count(*) FROM wl_plain`); n == "0" {
+		t.Error("the commit was not done when the workload had ended")
+	}
+}
+
 // Cut connections fail the workload, or are part of it.
 func TestWorkloadReconnects(t *testing.T) {
 	pg := SharedPostgres(t, 0)

@@ -97,8 +97,11 @@ func (c *checker) found(subject string, err error) {
 			text, fix, _ = strings.Cut(text, before)
 		}
 	}
-	// What can be pasted comes first, and the subject need not be said again.
-	c.fail(subject, strings.Replace(fix, "; or ", ";\n-- or ", 1), "%s", strings.Replace(text, subject+": ", "", 1))
+	// What can be pasted comes first, and a table that is the subject need not be named again.
+	if strings.HasPrefix(subject, "table ") {
+		text = strings.Replace(text, subject+": ", "", 1)
+	}
+	c.fail(subject, strings.Replace(fix, "; or ", ";\n-- or ", 1), "%s", text)
 }
 
 var refusedHost = regexp.MustCompile(`no pg_hba.conf entry for (?:replication connection from )?host "([^"]+)"`)

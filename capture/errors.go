@@ -3,6 +3,8 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -131,20 +133,54 @@ func pgCode(err error) string {
 	return ""
 }
 
+// reachError is pgx's error of a connection on one line. Its own has a line for each attempt, of which one with TLS and one without often say the same.
+type reachError struct{ *pgconn.ConnectError }
+
+// reached gives a failed connection's error its one line.
+func reached(err error) error {
+	var failed *pgconn.ConnectError
+	if errors.As(err, &failed) {
+		return &reachError{failed}
+	}
+	return err
+}
+
+func (e *reachError) Error() string {
+	first, rest, _ := strings.Cut(e.ConnectError.Error(), "\n")
+	var said []string
+	for line := range strings.Lines(rest) {
+		line = strings.TrimSpace(line)
+		if !slices.Contains(said, line) && !strings.HasSuffix(line, "tls error: server refused TLS connection") {
+			said = append(said, line)
+		}
+	}
+	if len(said) == 0 {
+		return first
+	}
+	return first + " " + strings.Join(said, "; ")
+}
+
+func (e *reachError) Unwrap() error { return e.ConnectError }
+
 // setupError tells an error that will not go away by itself from one that may.
 func setupError(err error, opts *Options) error {
 	if errors.Is(err, errStandby) {
 		return &RecoveryError{err}
 	}
 	code := pgCode(err)
+	var refused *reachError
 	switch {
 	case len(code) == 5 && code[:2] == classAuthorization:
 		return &SetupError{Problem: "Postgres refuses the login", Err: err,
 			Fix: "check user and password in source.url, and that the role has REPLICATION and pg_hba.conf lets it in"}
-	case code == codeUndefinedDatabase:
-		return &SetupError{Problem: "source.url names a database that does not exist", Err: err, Fix: "create it or correct source.url"}
+	case code == codeUndefinedDatabase && errors.As(err, &refused):
+		c := refused.Config
+		return &SetupError{Problem: "source.url names a database that does not exist", Err: err,
+			Fix: fmt.Sprintf("createdb -h %s -p %d %s   # or correct source.url", c.Host, c.Port, c.Database)}
 	case code == codeObjectInUse:
 		return &SlotBusyError{opts.Slot, err}
+	case code == codeInsufficientPrivilege && errors.As(err, &refused): // only a connection for replication needs a right of its own
+		return &SetupError{Problem: "the role in source.url may not replicate", Err: err, Fix: fmt.Sprintf("ALTER ROLE %s REPLICATION;", quote(refused.Config.User))}
 	case code == codeInsufficientPrivilege:
 		return &SetupError{Problem: "the role in source.url lacks a right", Err: err,
 			Fix: "ALTER ROLE <role> REPLICATION; and for each table: GRANT SELECT ON <table> TO <role>"}

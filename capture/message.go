@@ -14,7 +14,7 @@ import (
 func EmitMessage(ctx context.Context, url, prefix, content string) (lsn change.LSN, err error) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
-		return 0, fmt.Errorf("connect to Postgres: %w", err)
+		return 0, fmt.Errorf("connect to Postgres: %w", reached(err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // what it wrote is committed
 	if _, err := conn.Exec(ctx, `SELECT pg_logical_emit_message(true, $1, $2::text)`, prefix, content); err != nil {

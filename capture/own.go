@@ -32,7 +32,7 @@ func withoutViews(ctx context.Context, conn *pgx.Conn, tables []table) ([]table,
 func Tables(ctx context.Context, url string) ([]*change.Relation, error) {
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", err)
+		return nil, fmt.Errorf("connect to Postgres: %w", reached(err))
 	}
 	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it only read
 	tables, err := readTables(ctx, conn, "")

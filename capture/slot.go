@@ -181,7 +181,7 @@ func (s *Source) createSlot(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	case codeDuplicateObject: // another instance was quicker
 		return false, nil
 	case codeInsufficientPrivilege:
-		return false, &SetupError{Problem: "cannot create slot " + s.opts.Slot, Err: err, Fix: "ALTER ROLE <role> REPLICATION;"}
+		return false, &SetupError{Problem: "cannot create slot " + s.opts.Slot, Err: err, Fix: fmt.Sprintf("ALTER ROLE %s REPLICATION;", quote(s.config.User))}
 	case codeConfigurationLimit:
 		return false, &SetupError{Problem: "cannot create slot " + s.opts.Slot, Err: err,
 			Fix: "raise max_replication_slots in postgresql.conf and restart Postgres, or drop slots that nobody uses"}

@@ -143,7 +143,7 @@ func (s *Source) connectCancelling(ctx context.Context) (*pgx.Conn, error) {
 func (s *Source) connectWith(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return nil, setupError(fmt.Errorf("connect to Postgres: %w", err), &s.opts)
+		return nil, setupError(fmt.Errorf("connect to Postgres: %w", reached(err)), &s.opts)
 	}
 	return conn, nil
 }
@@ -167,7 +167,7 @@ func (s *Source) connectReplication(ctx context.Context) (*pgconn.PgConn, *frame
 	}
 	conn, err := pgconn.ConnectConfig(ctx, config)
 	if err != nil {
-		return nil, nil, setupError(fmt.Errorf("connect to Postgres for replication: %w", err), &s.opts)
+		return nil, nil, setupError(fmt.Errorf("connect to Postgres for replication: %w", reached(err)), &s.opts)
 	}
 	return conn, frames, nil
 }

@@ -76,7 +76,8 @@ func adopt(ctx context.Context, cfg *config.Config) (string, error) {
 	if err := client.HSet(ctx, event.MetaKey(cfg.Pipeline), meta.Fields()).Err(); err != nil {
 		return "", fmt.Errorf("write %s: %w", event.MetaKey(cfg.Pipeline), err)
 	}
-	return fmt.Sprintf("pipeline %s: epoch %d, Postgres system %s, timeline %d, starting at %s",
+	return fmt.Sprintf("pipeline %s: epoch %d, Postgres system %s, timeline %d, starting at %s\n"+
+		"Next: walrill run; then, for each table whose rows readers need again: walrill backfill start TABLE",
 		cfg.Pipeline, meta.Epoch, meta.System, meta.Timeline, info.Confirmed), nil
 }
 

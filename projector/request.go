@@ -30,6 +30,22 @@ type Answer struct {
 	Failed string // why it was not done
 }
 
+// Kept are the names of the views that a view store has, those of all pipelines and those that are kept no more; nil when walrill has never
+// kept views there. The connection stays the caller's.
+func Kept(ctx context.Context, conn *pgx.Conn) ([]string, error) {
+	rows, err := conn.Query(ctx, "SELECT name FROM walrill.views ORDER BY name")
+	if err == nil {
+		var names []string
+		if names, err = pgx.CollectRows(rows, pgx.RowTo[string]); err == nil {
+			return names, nil
+		}
+	}
+	if noViewsYet(err) {
+		return nil, nil
+	}
+	return nil, fmt.Errorf("read the names of the views: %w", err)
+}
+
 // Ask leaves a request for the projector of a pipeline: Rebuild or Rollback. The connection stays the caller's.
 func Ask(ctx context.Context, conn *pgx.Conn, pipeline, view, action string) (*Request, error) {
 	r := &Request{conn, pipeline, view, action + " " + rand.Text()}

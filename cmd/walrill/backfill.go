@@ -25,11 +25,8 @@ func newBackfillCommand() *cobra.Command {
 		Short: "Publish rows that exist already: start, status, cancel",
 		Long: `Asks the daemon that streams to read tables and publish their rows as entries with op r, in order with
 the changes that go on meanwhile. When no daemon streams, the next one does what was asked.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			return usageError{errors.New("walrill backfill takes start, status or cancel; see `walrill backfill --help`")}
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	subcommands(cmd)
 	cmd.AddCommand(newBackfillStartCommand(), newBackfillStatusCommand(), newBackfillCancelCommand())
 	return cmd
 }
@@ -83,7 +80,11 @@ func (f *sourceFlags) request(cmd *cobra.Command, table string, request event.Ba
 	if !strings.Contains(table, ".") {
 		table = "public." + table
 	}
-	if err := mapped(cfg, table); err != nil {
+	err = wantTableOf(cmd.Context(), cfg, table)
+	if err == nil && request.Action == "start" { // what was asked of one that is gone by now may be cancelled
+		err = wantExisting(cmd.Context(), cfg, table)
+	}
+	if err != nil {
 		return err
 	}
 	store, err := openBackfillStore(cfg)
@@ -141,14 +142,11 @@ func awaitBackfill(cmd *cobra.Command, store *backfillStore, table, id string) e
 	return fmt.Errorf("backfill of %s: %s", table, now.Error)
 }
 
-// mapped refuses a table that no stream takes.
-func mapped(cfg *config.Config, table string) error {
+// mapped reports whether a stream takes a table.
+func mapped(cfg *config.Config, table string) bool {
 	schema, name, _ := strings.Cut(table, ".")
 	mapping := mapfile.Mapping(cfg)
-	if name != "" && name != "*" && mapping.Takes(&change.Relation{Namespace: schema, Name: name}) {
-		return nil
-	}
-	return fmt.Errorf("no stream of pipeline %s takes table %s\n  fix: give one table's name as Postgres has it, schema and name without quotes; the configuration names what streams take", cfg.Pipeline, table)
+	return name != "" && name != "*" && mapping.Takes(&change.Relation{Namespace: schema, Name: name})
 }
 
 // awaitAnswer returns the state that names the request, or the one that it has to wait for; nil when there is none in time.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 
@@ -128,14 +127,6 @@ func parkedDocuments(ctx context.Context, cfg *config.Config, view string) (list
 		}
 	}
 	return list, nil
-}
-
-// storeOf wants a view to be one in Postgres, or all when it is "".
-func storeOf(cfg *config.Config) error {
-	if cfg.Views.Store.IsZero() {
-		return usageError{errors.New("the configuration has no view store in Postgres: all its views are documents, and none of them is meant")}
-	}
-	return nil
 }
 
 // checkStore looks at the views in Postgres, if there are any.

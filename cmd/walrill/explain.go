@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -117,7 +118,7 @@ func (f *explainFlags) run(cmd *cobra.Command, table string) error {
 		return err
 	}
 	if len(streams) == 0 {
-		return fmt.Errorf("explain: no stream takes table %s; name it under streams.<name>.tables", table)
+		return noStreamTakes(cmd.Context(), cfg, table)
 	}
 	m.Begin(rehearse.Tx)
 	var events []event.Event
@@ -189,7 +190,7 @@ func (f *explainFlags) relation(cmd *cobra.Command, table string, rows ...rehear
 	if rel := tables[table]; rel != nil {
 		return rel, nil
 	}
-	return nil, fmt.Errorf("explain: the database has no table %s", table)
+	return nil, noTable(table, slices.Sorted(maps.Keys(tables)))
 }
 
 func (f *explainFlags) change(rel *change.Relation, before, after rehearse.Row) (*change.Change, error) {

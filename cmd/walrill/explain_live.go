@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -81,9 +80,13 @@ func wantTable(ctx context.Context, cfg *config.Config, mapping transform.Mappin
 	i := slices.IndexFunc(tables, func(t *change.Relation) bool { return t.String() == name })
 	switch {
 	case i < 0:
-		return fmt.Errorf("explain: the database has no table %s", name)
+		var names []string
+		for _, t := range tables {
+			names = append(names, t.String())
+		}
+		return noTable(name, names)
 	case !mapping.Takes(tables[i]):
-		return fmt.Errorf("explain: no stream takes table %s; name it under streams.<name>.tables", name)
+		return noStreamTakes(ctx, cfg, name)
 	}
 	return nil
 }
@@ -189,7 +192,7 @@ func (f *explainFlags) explainMessage(cmd *cobra.Command, content string) error 
 		if len(prefixes) == 0 {
 			return errors.New("explain: no stream takes messages; write `messages: {prefix: …}` in one")
 		}
-		return fmt.Errorf("explain: no stream takes messages with the prefix %s; there are %s", f.message, strings.Join(prefixes, ", "))
+		return usageError{fmt.Errorf("explain: no stream takes messages with the prefix %s%s", f.message, meant(f.message, prefixes))}
 	}
 	m.Begin(rehearse.Tx)
 	events, asked, err := m.Explain(&change.Change{Op: change.Message, Prefix: f.message, Content: []byte(content)})

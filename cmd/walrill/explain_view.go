@@ -19,7 +19,7 @@ func explainView(cmd *cobra.Command, view string, asJSON bool) error {
 	if err != nil {
 		return err
 	}
-	if err := wantViews(cfg); err != nil {
+	if err := wantViewOf(cfg, view); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), 4*askTimeout)
@@ -33,9 +33,6 @@ func explainView(cmd *cobra.Command, view string, asJSON bool) error {
 			}
 			return redacted(cfg, err)
 		}
-	}
-	if err := storeOf(cfg); err != nil {
-		return err
 	}
 	e, err := projector.Explain(ctx, options, view)
 	if err != nil {

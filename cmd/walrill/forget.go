@@ -65,13 +65,16 @@ func checkSubject(cfg *config.Config, subject string) error {
 			if t.Encrypt.Kind == kind && value != "" {
 				return nil
 			}
-			kinds = append(kinds, t.Encrypt.Kind+"/…")
+			kinds = append(kinds, t.Encrypt.Kind)
 		}
 	}
 	if kinds == nil {
 		return fmt.Errorf("forget: no table of the configuration has `encrypt`")
 	}
-	return fmt.Errorf("forget: %s is no subject of the configuration; its subjects are %s", subject, strings.Join(kinds, ", "))
+	if near := config.Nearest(kind, kinds); near != "" && near != kind {
+		return fmt.Errorf("forget: %s is no subject of the configuration; did you mean %s/%s?", subject, near, value)
+	}
+	return fmt.Errorf("forget: %s is no subject of the configuration; its subjects are %s/…", subject, strings.Join(kinds, "/…, "))
 }
 
 func newDecryptCommand() *cobra.Command {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -75,6 +76,9 @@ func (f *initFlags) run(cmd *cobra.Command) error {
 	for _, t := range flags.Streams[0].Tables[:len(f.tables)] {
 		options.Patterns = append(options.Patterns, t.Pattern)
 	}
+	if err := wantProposed(catalogue, options.Patterns); err != nil {
+		return err
+	}
 	p := propose.File(catalogue, options)
 	if err := f.check(p); err != nil {
 		return err
@@ -87,6 +91,29 @@ func (f *initFlags) run(cmd *cobra.Command) error {
 		return err
 	}
 	f.nextSteps(cmd.OutOrStdout(), flags, catalogue, p)
+	return nil
+}
+
+// wantProposed refuses a table that the database does not have, and a schema that is probably another. One without tables may get some.
+func wantProposed(c *propose.Catalogue, patterns []string) error {
+	var names, schemas []string
+	for _, t := range c.Tables {
+		names, schemas = append(names, t.String()), append(schemas, t.Schema+".*")
+	}
+	for _, p := range patterns {
+		of := schemas
+		if !strings.HasSuffix(p, ".*") {
+			of = names
+		}
+		near := config.Nearest(p, of)
+		switch {
+		case slices.Contains(of, p):
+		case near != "":
+			return usageError{fmt.Errorf("init: --tables %s: the database has no such table; did you mean %s?", p, near)}
+		case !strings.HasSuffix(p, ".*"):
+			return usageError{fmt.Errorf("init: --tables %s: the database has no such table; write it as Postgres has it, schema and name without quotes", p)}
+		}
+	}
 	return nil
 }
 

@@ -84,20 +84,12 @@ func newRoot() *cobra.Command {
 		Short:         "Change data capture from Postgres to Redis Streams",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("unknown command %q; `walrill --help` lists the commands", args[0])}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.CompletionOptions.HiddenDefaultCmd = true
+	subcommands(root)
 	root.PersistentFlags().StringP("config", "c", "walrill.yaml", "configuration file")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w; see `%s --help`", err, cmd.CommandPath())}
-	})
+	root.SetFlagErrorFunc(wrongFlag)
 	root.AddCommand(newRunCommand(), newCheckCommand(), newCatalogueCommand(), newStatusCommand(), newTailCommand(), newInitCommand(), newTestCommand(), newSchemaCommand(), newBackfillCommand(), newAdoptCommand(), newForgetCommand(), newDecryptCommand(), newDropCommand(), newWaitCommand(), newRebuildCommand(), newVerifyCommand(), newReplayCommand(), newParkedCommand(), newExplainCommand(), newDemoCommand(), newVersionCommand())
+	tidyBuiltIn(root)
 	return root
 }
 

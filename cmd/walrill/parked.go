@@ -22,9 +22,8 @@ A row that a view's SQL or types refuse sets its key aside: the key keeps its la
 It is tried again with the key's next change, or with retry.
 An event that a fold refuses is set aside with all later ones of its key. retry applies them in their order; drop leaves out
 the one that was refused, and applies those behind it.`,
-		Args: exactArgs(0, "a subcommand: list, show, retry or drop"),
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	subcommands(cmd)
 	cmd.AddCommand(newParkedListCommand(), newParkedShowCommand(),
 		newParkedSettleCommand("retry", "Publish the changes of a key by the rules as they are now, or try a key of a view again"),
 		newParkedSettleCommand("drop", "Give up the changes of a key, forget a key of a view, whose row stays as it is until it changes, or leave out the event that a fold refuses"))

@@ -99,6 +99,9 @@ func parkedIn(ctx context.Context, cfg *config.Config, stream string) ([]event.P
 	}
 	defer client.Close() //nolint:errcheck // it only read
 	list, err := parkedOf(ctx, client, cfg.Pipeline, stream)
+	if err == nil && stream != "" && len(list) == 0 { // one that has left the configuration may have something
+		err = checkStreams(cfg, []string{stream})
+	}
 	return list, redacted(cfg, err)
 }
 
@@ -128,6 +131,10 @@ func settleParkedChanges(cmd *cobra.Command, action, stream string, key *string,
 	keys := slices.DeleteFunc(parkedKeys(list), func(k parkedKey) bool { return key != nil && k.Key != *key })
 	if len(keys) == 0 && key != nil {
 		return notParked(stream, *key)
+	}
+	if len(keys) == 0 {
+		_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s: nothing is set aside\n", stream)
+		return err
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 	defer cancel()

@@ -22,12 +22,6 @@ func inStore(cmd *cobra.Command, f func(context.Context, *config.Config, *pgx.Co
 	if err != nil {
 		return err
 	}
-	if err := wantViews(cfg); err != nil {
-		return err
-	}
-	if err := storeOf(cfg); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), 4*askTimeout)
 	defer cancel()
 	conn, err := projector.Connect(ctx, cfg.Views.Store.Reveal())
@@ -43,6 +37,11 @@ func parkedInViews(cmd *cobra.Command, view string) (list []projector.Parked, er
 	cfg, err := load(cmd)
 	if err != nil {
 		return nil, err
+	}
+	if view != "" {
+		if err := wantView(cmd.Context(), cfg, view); err != nil {
+			return nil, err
+		}
 	}
 	documents, err := parkedDocuments(cmd.Context(), cfg, view)
 	if err != nil || cfg.Views.Store.IsZero() {
@@ -92,8 +91,11 @@ func settleParkedRows(cmd *cobra.Command, action, view string, key *string) erro
 	if err != nil {
 		return err
 	}
+	if err := wantView(cmd.Context(), cfg, view); err != nil {
+		return err
+	}
 	report := func(n int64, done string, err error) error {
-		if err == nil && n == 0 {
+		if err == nil && n == 0 && key != nil {
 			err = fmt.Errorf("view %s has no such key set aside; `walrill parked list` shows them", view)
 		}
 		if err == nil {

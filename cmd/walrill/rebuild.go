@@ -27,7 +27,7 @@ view's table in one transaction: readers see the view as it was until then. A vi
 			if err != nil {
 				return err
 			}
-			if err := wantViews(cfg); err != nil {
+			if err := wantView(cmd.Context(), cfg, args[0]); err != nil {
 				return err
 			}
 			action := projector.Rebuild
@@ -61,9 +61,6 @@ func rebuild(cmd *cobra.Command, cfg *config.Config, view, action string) error 
 		return follow(ctx, w, bar, view, action, request.Answer)
 	})
 	if ok {
-		return err
-	}
-	if err := storeOf(cfg); err != nil {
 		return err
 	}
 	conn, err := projector.Connect(ctx, cfg.Views.Store.Reveal())

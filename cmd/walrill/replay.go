@@ -68,8 +68,16 @@ func (f *replayFlags) run(cmd *cobra.Command, view string) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(wantViews(cfg), storeOf(cfg)); err != nil {
+	if view == "" {
+		err = wantViews(cfg)
+	} else {
+		err = wantViewOf(cfg, view)
+	}
+	if err != nil {
 		return err
+	}
+	if cfg.Views.Store.IsZero() {
+		return usageError{errors.New("replay builds tables, and the configuration has no Postgres for them, as all its views are documents; write `store: ${DATABASE_URL}` under `views`")}
 	}
 	var ofTables []projector.View
 	for _, v := range documentsOf(cfg) {

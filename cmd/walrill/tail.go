@@ -136,7 +136,7 @@ func checkStreams(cfg *config.Config, names []string) error {
 	}
 	for _, name := range names {
 		if !slices.Contains(known, name) && !slices.Contains(known, "*") {
-			return usageError{fmt.Errorf("the configuration has no stream %s; it has %s", name, strings.Join(known, ", "))}
+			return usageError{fmt.Errorf("the configuration has no stream %s%s", name, meant(name, append(known, emittedStreams(cfg)...)))}
 		}
 	}
 	return nil
@@ -149,7 +149,7 @@ func notYet(pipeline string, meta event.Meta, names []string) (notes []string) {
 	}
 	for _, name := range names {
 		if _, ok := meta.Streams[name]; !ok {
-			notes = append(notes, fmt.Sprintf("pipeline %s has no stream %s yet; it has %s", pipeline, name, strings.Join(slices.Sorted(maps.Keys(meta.Streams)), ", ")))
+			notes = append(notes, fmt.Sprintf("pipeline %s has no stream %s yet%s", pipeline, name, meant(name, slices.Sorted(maps.Keys(meta.Streams)))))
 		}
 	}
 	return notes

@@ -72,14 +72,13 @@ func (f *verifyFlags) run(cmd *cobra.Command, view string) error {
 	if err != nil {
 		return err
 	}
-	if err := wantViews(cfg); err != nil {
-		return err
+	if view == "" {
+		err = wantViews(cfg)
+	} else {
+		err = wantView(cmd.Context(), cfg, view)
 	}
-	ofDocuments := slices.ContainsFunc(documentsOf(cfg), func(v projector.DocumentView) bool { return v.Name == view })
-	if view != "" && !ofDocuments {
-		if err := storeOf(cfg); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
 	if err != nil {

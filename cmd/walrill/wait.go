@@ -50,11 +50,11 @@ func (f *waitFlags) run(cmd *cobra.Command, view string) error {
 	if err != nil {
 		return err
 	}
-	if err := wantViews(cfg); err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout+askTimeout)
 	defer cancel()
+	if err := wantView(ctx, cfg, view); err != nil {
+		return err
+	}
 	var reached uint64
 	ok, err := withDocuments(ctx, cfg, view, func(ctx context.Context, client redis.UniversalClient, v *projector.DocumentView) (err error) {
 		reached, err = projector.WaitForDocuments(ctx, client, cfg.Pipeline, v, uint64(lsn), f.timeout)
@@ -74,9 +74,6 @@ func (f *waitFlags) run(cmd *cobra.Command, view string) error {
 }
 
 func waitInStore(ctx context.Context, cfg *config.Config, view string, lsn uint64, timeout time.Duration) (uint64, error) {
-	if err := storeOf(cfg); err != nil {
-		return 0, err
-	}
 	conn, err := projector.Connect(ctx, cfg.Views.Store.Reveal())
 	if err != nil {
 		return 0, redacted(cfg, err)

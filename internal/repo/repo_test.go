@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -161,28 +160,6 @@ func TestMakeTargets(t *testing.T) {
 	got := makeTargets(text)
 	if want := []string{"test", "build", "bench", "lint", "demo"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-func TestLinks(t *testing.T) {
-	link := regexp.MustCompile(`\]\(\s*<?([^)\s>]+)|(?:src|href)="([^"]+)"|(?m:^\[[^\]]+\]:\s*(\S+))`)
-	for name, content := range textFiles(t) {
-		if !strings.HasSuffix(name, ".md") {
-			continue
-		}
-		content = codeSpan.ReplaceAllString(codeBlock.ReplaceAllString(content, ""), "")
-		for _, m := range link.FindAllStringSubmatch(content, -1) {
-			target, _, _ := strings.Cut(m[1]+m[2]+m[3], "#")
-			if target == "" || strings.Contains(target, ":") {
-				continue // an anchor of the page, or a URL
-			}
-			if !strings.HasPrefix(target, "/") {
-				target = path.Join(path.Dir(name), target)
-			}
-			if _, err := os.Stat(filepath.Join(root, target)); err != nil {
-				t.Errorf("%s links to %s, which does not exist", name, target)
-			}
-		}
 	}
 }
 

@@ -128,9 +128,17 @@ func load(path string, r *reader) (*Config, error) {
 		return nil, fmt.Errorf("%s: %w; name another file with `-c FILE`, or let `walrill init` propose one", path, fs.ErrNotExist)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
+		return nil, fmt.Errorf("%w; name another file with `-c FILE`", unreadable(path, err))
 	}
 	return r.parse(path, data)
+}
+
+// unreadable says of a file once which it is and why it cannot be read.
+func unreadable(path string, err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err
+	}
+	return fmt.Errorf("%s: cannot be read: %w", path, err)
 }
 
 // Parse is Load with the file's content in hand; name is what errors call the

@@ -77,7 +77,7 @@ var testOps = []string{"insert", "update", "delete", "truncate", "read"}
 func LoadTests(path string) (*TestFile, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, unreadable(path, err)
 	}
 	return ParseTests(path, data)
 }

@@ -24,6 +24,9 @@ const lockClass = 2002875506
 // sessionName is how a session is called in pg_stat_activity.
 func sessionName(name string) string { return short("walrill views " + name) }
 
+// connectTimeout is how long a server may take to answer, unless its URL says otherwise.
+const connectTimeout = 10 * time.Second
+
 // connect opens a session of the store.
 func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(url)
@@ -47,6 +50,9 @@ func connect(ctx context.Context, url, name string) (*pgx.Conn, error) {
 		"jit":                                 "off", // the same small statements again and again
 	} {
 		config.RuntimeParams[key] = value
+	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
 	}
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {

@@ -102,6 +102,9 @@ func replyKind(text string) kind {
 	return kindOther
 }
 
+// Advice says what can be done about an error reply of Redis, given as its text; "" when that says it all.
+func Advice(reply string) string { return hint(replyKind(reply)) }
+
 // hint says what can be done about a kind of error; empty when the text says it all.
 func hint(k kind) string {
 	switch k {

@@ -48,7 +48,7 @@ func (f *sourceFlags) load(cmd *cobra.Command) (*config.Config, error) {
 	if f.file(cmd) != "" {
 		cfg, err := load(cmd)
 		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w; or do without: `%s --source URL --sink URL --tables 'public.*'`", err, cmd.CommandPath())
+			err = fmt.Errorf("%w; or do without: `%s --source URL --sink URL --tables 'public.*'`", err, strings.TrimSuffix(cmd.UseLine(), " [flags]"))
 		}
 		return cfg, err
 	}

@@ -66,7 +66,7 @@ func report(err error) int {
 	if err == nil {
 		return exitDone
 	}
-	fmt.Fprintln(os.Stderr, "walrill:", err)
+	fmt.Fprintln(os.Stderr, "walrill:", advised(err))
 	var usage usageError
 	var found foundError
 	switch {

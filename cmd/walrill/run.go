@@ -210,8 +210,17 @@ func redactAttr(cfg *config.Config, a slog.Attr) slog.Attr {
 
 // redact removes what drivers may have put of a connection string into text.
 func redact(cfg *config.Config, text string) string {
-	return config.Redact(text, cfg.Source.URL, cfg.Sink.URL, cfg.Views.Store, cfg.Views.Documents)
+	return config.Redact(plainly(text), cfg.Source.URL, cfg.Sink.URL, cfg.Views.Store, cfg.Views.Documents)
 }
+
+// redactedError is an error whose text has no secrets. What it wraps says which kind it is, and is not to be printed.
+type redactedError struct {
+	text string
+	err  error
+}
+
+func (e *redactedError) Error() string { return e.text }
+func (e *redactedError) Unwrap() error { return e.err }
 
 // redacted keeps an error's kind and hides its secrets.
 func redacted(cfg *config.Config, err error) error {
@@ -219,7 +228,7 @@ func redacted(cfg *config.Config, err error) error {
 		return nil
 	}
 	if text := redact(cfg, err.Error()); text != err.Error() {
-		return errors.New(text)
+		return &redactedError{text, err}
 	}
 	return err
 }

@@ -98,6 +98,9 @@ func (f *verifyFlags) run(cmd *cobra.Command, view string) error {
 	o.View, o.Repair, o.ChunkRows, o.Patience, o.Progress = view, f.repair, f.chunk, f.patience, bars.show
 	list, err := verifyGroups(cmd.Context(), cfg, o)
 	bars.end()
+	if err != nil && len(list) == 0 {
+		return redacted(cfg, err)
+	}
 	if f.json {
 		encoder := json.NewEncoder(cmd.OutOrStdout())
 		encoder.SetIndent("", "  ")

@@ -130,7 +130,9 @@ func (s *session) lead(ctx context.Context) error {
 			break
 		}
 		if s.projector.Status().State != StateStandby {
-			s.projector.note(func(st *Status) { st.State, st.Error = StateStandby, "another projector keeps the views" })
+			s.projector.note(func(st *Status) { // who keeps them knows how far they are
+				st.State, st.Error, st.Clock, st.Gap = StateStandby, "another projector keeps the views", 0, ""
+			})
 			s.opts.Log.Info("another projector keeps the views: waiting to take over")
 		}
 		if reached, behind, err = s.watchHolder(ctx, reached, behind); err != nil {

@@ -69,19 +69,21 @@ var viewMetrics = []viewMetric{
 		}
 		return truth(v.State == "running" && v.Gap == "" && w.State == "live")
 	}),
-	viewGauge("lag_bytes", "WAL between the view's position and the watermark in Redis.", func(v *Views, w View) float64 {
-		if w.Lag != nil {
-			return float64(w.LagBytes)
-		}
-		return float64(v.LagBytes)
-	}),
-	viewGauge("lag_seconds", "For how long the view has been behind the watermark in Redis.", func(v *Views, w View) float64 {
-		if w.Lag != nil {
-			return w.LagSeconds
-		}
-		return v.LagSeconds
-	}),
 	viewGauge("parked", "Keys of the view that are set aside.", func(_ *Views, w View) float64 { return float64(w.Parked) }),
+}
+
+// They are told of views whose position this process knows.
+var (
+	viewLagBytes   = prometheus.NewDesc("walrill_view_lag_bytes", "WAL between the view's position and the watermark in Redis.", []string{"view"}, nil)
+	viewLagSeconds = prometheus.NewDesc("walrill_view_lag_seconds", "For how long the view has been behind the watermark in Redis.", []string{"view"}, nil)
+)
+
+// behind is how far a view is behind, nil when this process does not know.
+func (v *Views) behind(w View) *Behind {
+	if w.Lag != nil {
+		return w.Behind
+	}
+	return v.Behind
 }
 
 // verifiedMetric is a number of each view, and of each mirror, that was compared with the source.
@@ -120,6 +122,10 @@ func (v *Views) collect(ch chan<- prometheus.Metric) {
 		for _, m := range viewMetrics {
 			ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.value(v, w), w.Name)
 		}
+		if b := v.behind(w); b != nil {
+			ch <- prometheus.MustNewConstMetric(viewLagBytes, prometheus.GaugeValue, float64(b.LagBytes), w.Name)
+			ch <- prometheus.MustNewConstMetric(viewLagSeconds, prometheus.GaugeValue, b.LagSeconds, w.Name)
+		}
 	}
 }
 
@@ -138,6 +144,8 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, m := range viewMetrics {
 		ch <- m.desc
 	}
+	ch <- viewLagBytes
+	ch <- viewLagSeconds
 	for _, m := range verifiedMetrics {
 		ch <- m.desc
 	}

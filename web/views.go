@@ -14,8 +14,7 @@ type Views struct {
 	State        string   `json:"state"` // connecting, standby, running, retrying, stopped, failed
 	Error        string   `json:"error,omitempty"`
 	Position     string   `json:"position_lsn,omitempty"` // every commit below is in the views
-	LagBytes     int64    `json:"lag_bytes"`              // of WAL, behind the watermark in Redis
-	LagSeconds   float64  `json:"lag_seconds"`
+	*Behind               // nil without a position: the views are not complete yet, or another process keeps them, and says so
 	Gap          string   `json:"gap,omitempty"` // why they stand still
 	Events       uint64   `json:"events"`        // since the daemon started
 	Transactions uint64   `json:"transactions"`  // of the store
@@ -73,10 +72,15 @@ type View struct {
 
 // Lag is how far a view is that has a position of its own.
 type Lag struct {
-	Position   string  `json:"position_lsn,omitempty"`
-	LagBytes   int64   `json:"lag_bytes"`
+	Position string `json:"position_lsn,omitempty"`
+	*Behind         // nil without a position
+	Running  bool   `json:"running"` // this daemon keeps it
+}
+
+// Behind is how far a position is behind the watermark in Redis.
+type Behind struct {
+	LagBytes   int64   `json:"lag_bytes"` // of WAL
 	LagSeconds float64 `json:"lag_seconds"`
-	Running    bool    `json:"running"` // this daemon keeps it
 }
 
 // A WaitError is a wait that has not come to its end.

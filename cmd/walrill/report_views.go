@@ -77,13 +77,13 @@ func (v *viewReporter) report(cfg *config.Config) *web.Views {
 		last := *v.verify
 		out.Verify = &last
 	}
-	out.LagBytes, out.LagSeconds = v.lag("", watermark, st.Clock)
+	out.Behind = v.lag("", watermark, st.Clock)
 	for _, d := range documents {
 		w := web.View{Name: d.Name, Kind: d.Kind, State: d.State, Error: redact(cfg, d.Error), Parked: d.Parked, Lag: &web.Lag{Running: d.Running}}
 		if _, lsn := event.SplitClock(d.Clock); lsn != 0 {
 			w.Position = change.LSN(lsn).String()
 		}
-		w.LagBytes, w.LagSeconds = v.lag(d.Name, watermark, d.Clock)
+		w.Behind = v.lag(d.Name, watermark, d.Clock)
 		out.Parked += d.Parked
 		out.Views = append(out.Views, w)
 	}
@@ -143,8 +143,13 @@ func documentState(list []projector.DocumentStatus) projector.Status {
 	return st
 }
 
-// lag is how far a view is behind a watermark, and since when, as far as the watermark is known.
-func (v *viewReporter) lag(view string, watermark, clock uint64) (bytes int64, seconds float64) {
+// lag is how far a view is behind a watermark, and since when, as far as the watermark is known; nil without a position.
+func (v *viewReporter) lag(view string, watermark, clock uint64) *web.Behind {
+	if clock == 0 {
+		delete(v.behind, view)
+		return nil
+	}
+	var b web.Behind
 	since := v.behind[view]
 	switch {
 	case watermark == 0:
@@ -153,15 +158,15 @@ func (v *viewReporter) lag(view string, watermark, clock uint64) (bytes int64, s
 			since = time.Now()
 			v.behind[view] = since
 		}
-		bytes = int64(watermark - clock)
+		b.LagBytes = int64(watermark - clock)
 	default:
 		since = time.Time{}
 		delete(v.behind, view)
 	}
 	if !since.IsZero() {
-		seconds = time.Since(since).Seconds()
+		b.LagSeconds = time.Since(since).Seconds()
 	}
-	return bytes, seconds
+	return &b
 }
 
 func (v *viewReporter) wait(ctx context.Context, view string, lsn uint64, timeout time.Duration) (uint64, error) {

@@ -226,7 +226,7 @@ func printReport(w io.Writer, r web.Report, elsewhere bool) error {
 		row("views", "not kept by this process; `walrill status --http ADDRESS` asks the one whose log says \"answering over HTTP\" there")
 	}
 	if v := r.Views; v != nil {
-		if v.Position == "" { // it has none: another process leads
+		if v.Behind == nil { // there is no position, or it is another process's
 			row("views", "%s", v.State)
 		} else {
 			row("views", "%s, %s behind the streams; complete up to %s", v.State, size(v.LagBytes), v.Position)

@@ -25,6 +25,9 @@ const (
 	retainEvery = 2 * time.Second
 	// retainPatience is the longest wait when Redis does not let them be trimmed.
 	retainPatience = time.Minute
+	// heldPasses is for how many passes a group may keep a stream from being trimmed before it is told: that of a view which comes
+	// back stands where it was left until the view is filled.
+	heldPasses = 5
 )
 
 // retention trims the streams beside the pipeline, also while they take no entries, as a full Redis gets room by it.
@@ -35,9 +38,9 @@ type retention struct {
 	log       *slog.Logger
 	every     time.Duration
 
-	failed  bool            // the last pass, which was told
-	refused string          // what the last pass left alone, which was told
-	warned  map[holder]bool // of which groups was told
+	failed  bool           // the last pass, which was told
+	refused string         // what the last pass left alone, which was told
+	passes  map[holder]int // in a row in which a group was far behind; heldPasses when that was told
 
 	counts map[string]uint64
 	mu     sync.Mutex
@@ -77,7 +80,7 @@ func newRetention(cfg *config.Config, confirmed func() uint64, log *slog.Logger)
 	for _, f := range needWhole(cfg) {
 		log.Warn(f.Finding, "view", strings.TrimPrefix(f.Subject, "view "), "fix", f.Fix)
 	}
-	return &retention{config: cfg, trimmer: trimmer, confirmed: confirmed, log: log, every: every, warned: map[holder]bool{}, counts: map[string]uint64{}}, nil
+	return &retention{config: cfg, trimmer: trimmer, confirmed: confirmed, log: log, every: every, passes: map[holder]int{}, counts: map[string]uint64{}}, nil
 }
 
 // needWhole are the views that cannot be built again once entries are trimmed.
@@ -283,25 +286,26 @@ func dropGroup(keys []string, group string) string {
 
 func shellQuote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-// logHeld warns of each group that has kept a stream well beyond the limits, once until it has let go.
+// logHeld warns of each group that has kept a stream well beyond the limits for some passes, once until it has let go.
 func (k *retention) logHeld(held []*heldStream) {
-	now := map[holder]bool{}
+	now := map[holder]int{}
 	for _, h := range held {
-		if !h.overdue && !k.warned[h.holder] {
+		n := k.passes[h.holder]
+		if !h.overdue && n < heldPasses {
 			continue
 		}
-		now[h.holder] = true
-		if !k.warned[h.holder] {
+		now[h.holder] = min(n+1, heldPasses)
+		if n == heldPasses-1 {
 			k.log.Warn("a consumer group keeps a stream from being trimmed", "stream", h.Stream, "group", h.Group, "unread", h.Unread,
 				"oldest", h.Oldest.UTC().Format(time.RFC3339), "fix", "have it read on, or remove it: "+h.Fix)
 		}
 	}
-	for h := range k.warned {
-		if !now[h] {
+	for h, n := range k.passes {
+		if n == heldPasses && now[h] == 0 {
 			k.log.Info("a consumer group does not keep a stream from being trimmed any more", "stream", h.stream, "group", h.group)
 		}
 	}
-	k.warned = now
+	k.passes = now
 }
 
 // printRetention adds to what `walrill status` prints.

@@ -98,12 +98,30 @@ func (f *statusFlags) ask(ctx context.Context, cfg *config.Config) (web.Report, 
 	}
 	defer client.Close() //nolint:errcheck // it only read
 	meta, metaErr := readMeta(ctx, client, cfg.Pipeline)
-	for _, addr := range []string{meta.HTTP, defaultHTTP} {
-		if report, err := askDaemon(ctx, addr); err == nil && report.Pipeline == cfg.Pipeline {
-			return report, nil
+	report, others := findDaemon(ctx, cfg.Pipeline, meta.HTTP, defaultHTTP)
+	if report != nil {
+		return *report, nil
+	}
+	servers := askServers(ctx, cfg, client, meta, metaErr)
+	if others != "" && servers.State == stateNotRunning {
+		servers.Error = others
+	}
+	return servers, nil
+}
+
+// findDaemon asks at some addresses for the daemon of a pipeline. When it answers at none, and that of another pipeline does, others says so: a new
+// daemon, which has to take another port then, cannot say which to a Redis that is full.
+func findDaemon(ctx context.Context, pipeline string, addrs ...string) (report *web.Report, others string) {
+	for _, addr := range addrs {
+		found, err := askDaemon(ctx, addr)
+		switch {
+		case err == nil && found.Pipeline == pipeline:
+			return &found, ""
+		case err == nil && found.Pipeline != "":
+			others = fmt.Sprintf("%s is the daemon of pipeline %s; if one of this pipeline runs, its log says \"answering over HTTP\" and where: walrill status --http ADDRESS", addr, found.Pipeline)
 		}
 	}
-	return askServers(ctx, cfg, client, meta, metaErr), nil
+	return nil, others
 }
 
 func readMeta(ctx context.Context, client redis.UniversalClient, pipeline string) (event.Meta, error) {
@@ -142,7 +160,7 @@ func askDaemon(ctx context.Context, addr string) (web.Report, error) {
 func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalClient, meta event.Meta, redisErr error) web.Report {
 	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout)
 	defer cancel()
-	report := web.Report{Pipeline: cfg.Pipeline, Version: version, State: "not running"}
+	report := web.Report{Pipeline: cfg.Pipeline, Version: version, State: stateNotRunning}
 	report.Source.SecondsToLoss = -1 // one look is no rate
 	report.Source.Slot, report.Sink.Epoch = cfg.Source.Slot, meta.Epoch
 	source, err := newSource(cfg, mapfile.Mapping(cfg), slog.New(slog.DiscardHandler), nil)
@@ -158,7 +176,7 @@ func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalC
 		report.State, report.Error = stateSlotLost, slotLostAdvice
 	}
 	if slot.ActivePID != 0 {
-		report.State, report.Error = "unreachable", "a daemon streams from the slot but does not answer over HTTP; give its address with --http"
+		report.State, report.Error = "unreachable", "a daemon streams from the slot but does not answer over HTTP where Redis says, nor at the default; its log says where it does: walrill status --http ADDRESS"
 	}
 	report.Sink.State = sink.StateConnected
 	watermark, _, err := consumer.Watermark(ctx, client, cfg.Pipeline)
@@ -172,8 +190,9 @@ func askServers(ctx context.Context, cfg *config.Config, client redis.UniversalC
 }
 
 const (
-	stateSlotLost  = string(bridge.StateSlotLost)
-	slotLostAdvice = "changes are missing from the streams; `walrill run` says since when, and the way out"
+	stateNotRunning = "not running"
+	stateSlotLost   = string(bridge.StateSlotLost)
+	slotLostAdvice  = "changes are missing from the streams; `walrill run` says since when, and the way out"
 )
 
 // printReport writes the report for people; what is empty or usual is left out. Views that are elsewhere are kept by another process than the one

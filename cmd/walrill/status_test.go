@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -37,5 +39,24 @@ func TestNoLagWithoutAPosition(t *testing.T) {
 	text, err := json.Marshal(&web.Views{State: "standby"})
 	if err != nil || strings.Contains(string(text), "lag_") {
 		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// A daemon that answers for another pipeline is not taken for this one's, and is named.
+func TestDaemonOfAnotherPipeline(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(web.Report{Pipeline: "billing", State: "streaming"})
+	}))
+	defer server.Close()
+	addr := strings.TrimPrefix(server.URL, "http://")
+	if report, others := findDaemon(t.Context(), "billing", "", addr); report == nil || report.State != "streaming" || others != "" {
+		t.Errorf("its own: %+v, %q", report, others)
+	}
+	report, others := findDaemon(t.Context(), "shop", "", addr)
+	if report != nil || !strings.HasPrefix(others, addr+" is the daemon of pipeline billing; ") {
+		t.Errorf("another's: %+v, %q", report, others)
+	}
+	if report, others := findDaemon(t.Context(), "shop", nowhere); report != nil || others != "" {
+		t.Errorf("nobody: %+v, %q", report, others)
 	}
 }

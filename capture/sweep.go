@@ -27,6 +27,9 @@ type Sweeper struct {
 	rel  *change.Relation
 	keys []int // its primary key's columns
 
+	// of the goroutine
+	kept map[uint32]bool // tables of which it was told that their rows stay
+
 	mu      sync.Mutex
 	rows    []sweepable // those that are there, in the order of their commits; guarded by mu
 	size    int         // bytes that they take, about; guarded by mu
@@ -56,7 +59,7 @@ const (
 // Sweep starts a Sweeper. It calls wake when more may be confirmed, or when Err has an error. Close ends it.
 func (s *Source) Sweep(wake func()) *Sweeper {
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &Sweeper{source: s, wake: wake, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{})}
+	w := &Sweeper{source: s, wake: wake, kick: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}), kept: map[uint32]bool{}}
 	go w.run(ctx)
 	return w
 }
@@ -254,8 +257,10 @@ func (w *Sweeper) delete(ctx context.Context, conn *pgx.Conn, rows []sweepable) 
 	for i := range columns {
 		args[i] = columns[i]
 	}
-	_, err = conn.Exec(ctx, sweepSQL(table, rel), args...)
+	tag, err := conn.Exec(ctx, sweepSQL("DELETE FROM", table, "USING", rel), args...)
 	switch code := pgCode(err); {
+	case err == nil && tag.RowsAffected() < int64(len(rows)) && !w.kept[rel.OID]:
+		return w.tellKept(ctx, conn, table, rel, args)
 	case err == nil:
 		return nil
 	case code == codeInsufficientPrivilege:
@@ -272,6 +277,20 @@ func (w *Sweeper) delete(ctx context.Context, conn *pgx.Conn, rows []sweepable) 
 		return nil
 	}
 	w.source.opts.Log.Warn("an outbox row stays: Postgres refuses to delete it; its event is published", "table", rel.String(), "key", strings.Join(rows[0].key, "/"), "error", err)
+	return nil
+}
+
+// tellKept says once of a table that its rows stay although they were deleted: a trigger has said so. Others were deleted before by somebody else.
+func (w *Sweeper) tellKept(ctx context.Context, conn *pgx.Conn, table string, rel *change.Relation, args []any) error {
+	var n int
+	if err := conn.QueryRow(ctx, sweepSQL("SELECT count(*) FROM", table, ",", rel), args...).Scan(&n); err != nil {
+		return fmt.Errorf("look for rows of the outbox %s that stayed: %w", rel, err)
+	}
+	if n > 0 {
+		w.kept[rel.OID] = true
+		w.source.opts.Log.Warn("outbox rows stay: a trigger on the table keeps them from being deleted, and their events are published", "table", rel.String(), "rows", n,
+			"fix", "have the BEFORE DELETE trigger RETURN OLD, or leave `delete: consumed` out")
+	}
 	return nil
 }
 
@@ -294,15 +313,15 @@ func sweptName(ctx context.Context, conn *pgx.Conn, rel *change.Relation) (name 
 	return name, nil
 }
 
-// sweepSQL deletes the rows whose keys are given as texts, an array for each column.
-func sweepSQL(table string, rel *change.Relation) string {
+// sweepSQL is a statement about the rows whose keys are given as texts, an array for each column: do stands before the table, and beside before the keys.
+func sweepSQL(do, table, beside string, rel *change.Relation) string {
 	var arrays, names, equal []string
 	for i, name := range rel.PrimaryKey {
 		arrays = append(arrays, fmt.Sprintf("$%d::text[]::%s[]", i+1, rel.Columns[rel.Column(name)].TypeName))
 		names = append(names, fmt.Sprintf("k%d", i))
 		equal = append(equal, fmt.Sprintf("t.%s = k.k%d", quote(name), i))
 	}
-	return fmt.Sprintf("DELETE FROM %s t USING unnest(%s) k(%s) WHERE %s", table, strings.Join(arrays, ", "), strings.Join(names, ", "), strings.Join(equal, " AND "))
+	return fmt.Sprintf("%s %s t %s unnest(%s) k(%s) WHERE %s", do, table, beside, strings.Join(arrays, ", "), strings.Join(names, ", "), strings.Join(equal, " AND "))
 }
 
 // sweepProblems are what keeps consumed rows of these tables from being deleted.

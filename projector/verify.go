@@ -70,6 +70,7 @@ type Comparison struct {
 	Parked      []Parked     `json:"parked"`               // keys that are set aside
 	Unjudged    []Unjudged   `json:"unjudged"`             // keys about which nothing can be said
 	NotJudged   string       `json:"not_judged,omitempty"` // why nothing could be compared at all
+	ByDesign    bool         `json:"by_design,omitempty"`  // the configuration says so itself: `start: now` leaves nothing to compare with
 	Repaired    int          `json:"repaired,omitempty"`
 }
 
@@ -101,11 +102,6 @@ type ColumnValues struct {
 type Unjudged struct {
 	Key json.RawMessage `json:"key"`
 	Why string          `json:"why"`
-}
-
-// Equal reports whether nothing was found.
-func (c *Comparison) Equal() bool {
-	return c.Found == 0 && len(c.Parked) == 0 && len(c.Unjudged) == 0 && c.NotJudged == ""
 }
 
 func newComparison(t *target) *Comparison {

@@ -30,6 +30,7 @@ type foldAgain struct {
 // compareFold compares a fold, or says why that cannot be done.
 func (v *verifier) compareFold(ctx context.Context, t *target, c *Comparison) error {
 	if c.NotJudged = v.foldObstacle(t); c.NotJudged != "" {
+		c.ByDesign = t.def.Fold.Now
 		return nil
 	}
 	if err := v.fromTheFirst(ctx, t); err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -86,6 +87,9 @@ func newDecryptCommand() *cobra.Command {
 			cfg, err := load(cmd)
 			if err != nil {
 				return err
+			}
+			if cfg.MasterKey.Reveal() == "" {
+				return usageError{errors.New("decrypt: the configuration has no `encryption: {master_key: \"${WALRILL_MASTER_KEY}\"}`, which opens the keys of the subjects")}
 			}
 			store, err := subjectKeys(cfg)
 			if err != nil {

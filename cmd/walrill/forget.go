@@ -81,8 +81,11 @@ func checkSubject(cfg *config.Config, subject string) error {
 func newDecryptCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "decrypt",
-		Short: "Decrypt what was published encrypted, from standard input: walrill tail STREAM --json | walrill decrypt",
-		Args:  exactArgs(0, "no arguments"),
+		Short: "Decrypt what was published encrypted, from standard input to standard output",
+		Long: `Decrypts the values in lines of JSON that were published encrypted, with the keys of the subjects in the source database. What was forgotten
+becomes [forgotten], and everything else stays as it is.`,
+		Example: `  walrill tail customers --json | walrill decrypt`,
+		Args:    exactArgs(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := load(cmd)
 			if err != nil {

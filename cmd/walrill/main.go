@@ -80,8 +80,13 @@ func report(err error) int {
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "walrill",
-		Short:         "Change data capture from Postgres to Redis Streams",
+		Use:   "walrill",
+		Short: "Change data capture from Postgres to Redis Streams",
+		Example: `  walrill demo                                       all of it on servers of its own, in a minute
+  walrill init --source postgres://localhost/shop    propose walrill.yaml for a database
+  walrill check                                      what is missing, with the statements that mend it
+  walrill run                                        carry changes until stopped
+  walrill tail orders                                see them arrive`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}

@@ -25,8 +25,10 @@ the one that was refused, and applies those behind it.`,
 	}
 	subcommands(cmd)
 	cmd.AddCommand(newParkedListCommand(), newParkedShowCommand(),
-		newParkedSettleCommand("retry", "Publish the changes of a key by the rules as they are now, or try a key of a view again"),
-		newParkedSettleCommand("drop", "Give up the changes of a key, forget a key of a view, whose row stays as it is until it changes, or leave out the event that a fold refuses"))
+		newParkedSettleCommand("retry", "Try what is set aside of a key again",
+			"Publishes the changes of a key by the rules as they are now, or tries a key of a view again."),
+		newParkedSettleCommand("drop", "Give up what is set aside of a key",
+			"Gives up the changes of a key, forgets a key of a view, whose row stays as it is until it changes, or leaves out the event that a fold refuses."))
 	return cmd
 }
 
@@ -120,14 +122,14 @@ func newParkedShowCommand() *cobra.Command {
 	return cmd
 }
 
-func newParkedSettleCommand(verb, short string) *cobra.Command {
+func newParkedSettleCommand(verb, short, long string) *cobra.Command {
 	var place parkedPlace
 	var all bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   verb + " --stream STREAM KEY | --view VIEW KEY",
 		Short: short,
-		Long: short + `.
+		Long: long + `
 For a stream the daemon does it when it comes to the request, which is a logical message in Postgres's log, and the command waits for that.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := place.check(); err != nil {

@@ -70,7 +70,10 @@ func connectionFix(err error, text string) string {
 
 func postgresFix(err error, text string) string {
 	where := "source.url"
-	if strings.Contains(text, "view store") {
+	switch {
+	case strings.HasPrefix(text, "init: "):
+		where = "--source"
+	case strings.Contains(text, "view store"):
 		where = "views.store"
 	}
 	var said *pgconn.PgError

@@ -64,5 +64,9 @@ func (f *sourceFlags) load(cmd *cobra.Command) (*config.Config, error) {
 	if missing != nil {
 		return nil, usageError{fmt.Errorf("without a configuration file, --source, --sink and --tables go together, as the daemon was started with them: missing %s", strings.Join(missing, ", "))}
 	}
-	return config.FromFlags(f.source, f.sink, f.tables, f.pipeline)
+	cfg, err := config.FromFlags(f.source, f.sink, f.tables, f.pipeline)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return cfg, nil
 }

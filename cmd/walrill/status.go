@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/url"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -88,7 +90,10 @@ func (f *statusFlags) ask(ctx context.Context, cfg *config.Config) (web.Report, 
 	if f.http != "" {
 		report, err := askDaemon(ctx, f.http)
 		if err != nil {
-			return report, fmt.Errorf("ask the daemon on %s: %w", f.http, err)
+			if asked, ok := errors.AsType[*url.Error](err); ok { // which names the address again
+				err = asked.Err
+			}
+			return report, fmt.Errorf("ask the daemon on %s: %w\n  fix: give --http the address that the daemon's log has behind \"answering over HTTP\"", f.http, err)
 		}
 		return report, nil
 	}
@@ -141,7 +146,7 @@ func askDaemon(ctx context.Context, addr string) (web.Report, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/api/status", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+strings.Trim(strings.TrimPrefix(addr, "http://"), "/")+"/api/status", nil)
 	if err != nil {
 		return report, err
 	}

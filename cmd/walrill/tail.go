@@ -79,6 +79,9 @@ func (f *tailFlags) run(cmd *cobra.Command, streams []string) error {
 		return err
 	}
 	client, err := consumer.NewClient(cfg.Sink.URL.Reveal())
+	if err != nil && f.sink != "" {
+		err = usageError{fmt.Errorf("--sink: %w", err)}
+	}
 	if err != nil {
 		return redacted(cfg, err)
 	}

@@ -20,6 +20,9 @@ func ParseRow(text []byte) (Row, error) {
 	d.UseNumber()
 	var row Row
 	if err := d.Decode(&row); err != nil {
+		if other, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+			return nil, fmt.Errorf("want a JSON object such as {\"id\": 1}, got: %s", other.Value)
+		}
 		return nil, fmt.Errorf("want a JSON object such as {\"id\": 1}: %w", err)
 	}
 	if d.More() {

@@ -84,6 +84,19 @@ func (l *link) nodes() []string {
 	return slices.Compact(a)
 }
 
+// ping asks whether the servers still answer. What they answer does not matter.
+func (l *link) ping() error {
+	if l == nil {
+		return nil
+	}
+	for addr, c := range l.conns {
+		if _, err := c.pipeline([][]string{{"PING"}}); err != nil {
+			return fmt.Errorf("ask Redis at %s whether it is there: %w", addr, err)
+		}
+	}
+	return nil
+}
+
 func (l *link) close() {
 	for _, c := range l.conns {
 		c.close()

@@ -84,6 +84,7 @@ type Publisher struct {
 
 	firstDelay time.Duration // of a retry
 	idleAfter  time.Duration // after so long without an exchange a server may have closed the connection
+	pingAfter  time.Duration // after so long with nothing to send Redis is asked whether it is there
 
 	// The run loop's.
 	streams  map[*event.Stream][]*partition
@@ -161,6 +162,7 @@ func New(o Options) (*Publisher, error) {
 
 		firstDelay: firstDelay,
 		idleAfter:  time.Minute,
+		pingAfter:  5 * time.Second,
 
 		streams:  map[*event.Stream][]*partition{},
 		byKey:    map[string]*partition{},
@@ -265,7 +267,7 @@ func (p *Publisher) run(ctx context.Context) {
 		if !ok {
 			return
 		}
-		if err = p.deliver(ctx, b, m); err == nil {
+		if err = p.deliver(ctx, b, m); err == nil && (b != nil || !m.isZero()) {
 			p.finish(b, m)
 		}
 	}
@@ -275,20 +277,22 @@ func (p *Publisher) run(ctx context.Context) {
 }
 
 // next waits for something to send: a batch, with the mark that is due by then,
-// or the mark alone.
+// or the mark alone. When nothing comes for a while it returns neither, so that Redis is asked whether it is there.
 func (p *Publisher) next(ctx context.Context) (*batch, mark, bool) {
 	for {
 		wait, pending := p.marks.wait(time.Now(), p.draining.Load())
-		var due <-chan time.Time
-		if pending {
-			due = time.After(wait)
+		if !pending {
+			wait = p.pingAfter
 		}
 		select {
 		case <-ctx.Done():
 			return nil, mark{}, false
 		case b := <-p.work:
 			return b, p.marks.ride(time.Now()), true
-		case <-due:
+		case <-time.After(wait):
+			if !pending {
+				return nil, mark{}, true
+			}
 			return nil, p.marks.get(), true
 		case <-p.poke:
 		}

@@ -76,11 +76,12 @@ func (e ErrDiverged) Error() string {
 func (p *Publisher) attempt(ctx context.Context, b *batch, m mark) error {
 	s := &p.session
 	s.attempt++
+	before := s.link
 	if err := p.ensure(ctx); err != nil {
 		return err
 	}
 	if b == nil && m.isZero() {
-		return nil
+		return before.ping() // a new link has just been answered
 	}
 	if !m.isZero() { // what it covers may have been there before this connection was
 		if err := p.settle(ctx); err != nil {

@@ -514,6 +514,33 @@ func TestIdleConnection(t *testing.T) {
 	}
 }
 
+// A server that goes away is noticed while there is nothing to send, and found again.
+func TestGoneWhileIdle(t *testing.T) {
+	noLeaks(t)
+	r := harness.NewRedis(t, harness.RedisOptions{})
+	proxy, err := harness.NewProxy(r.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { proxy.Close() })
+	s := newScript("orders", 20, 1)
+	l := newLoop(t, Options{URL: "redis://" + proxy.Addr()})
+	l.p.pingAfter = 10 * time.Millisecond
+	t.Cleanup(l.stop)
+	l.start(t.Context(), s.stream)
+	l.play(s, 0, len(s.events))
+	l.settle()
+	is := func(state string) func() bool { return func() bool { return l.p.Status().State == state } }
+	for range 2 {
+		proxy.Refuse(true)
+		proxy.Cut()
+		harness.Eventually(t, patience, "it is noticed", is(StateRetrying))
+		proxy.Refuse(false)
+		harness.Eventually(t, patience, "it is found again", is(StateConnected))
+	}
+	complete(t, client(t, r.URL()), s)
+}
+
 // A server that stops answering is given up and found again.
 func TestStall(t *testing.T) {
 	noLeaks(t)

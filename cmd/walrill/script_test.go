@@ -25,6 +25,7 @@ const patience = time.Minute
 // TestScript runs the scenarios of testdata/script with the real program, a
 // real Postgres and a real Redis. README.md there explains the commands.
 func TestScript(t *testing.T) {
+	t.Parallel() // with the tests beside it: no processor waits for the last scenario
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {

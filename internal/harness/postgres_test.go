@@ -157,3 +157,24 @@ func TestPostgresSaysWhatFails(t *testing.T) {
 		}
 	})
 }
+
+// Nobody is held up by what another test does in its cluster.
+func TestSharedPostgresIsForOneTestAtATime(t *testing.T) {
+	var first *Postgres
+	t.Run("one", func(t *testing.T) {
+		first = SharedPostgres(t, 0)
+		if SharedPostgres(t, 0) != first {
+			t.Error("a test that asks again gets another cluster")
+		}
+		t.Run("beside", func(t *testing.T) {
+			if SharedPostgres(t, 0) == first {
+				t.Error("two tests at once have one cluster")
+			}
+		})
+	})
+	t.Run("next", func(t *testing.T) {
+		if SharedPostgres(t, 0) != first {
+			t.Error("a cluster that is free is not taken")
+		}
+	})
+}

@@ -1,10 +1,13 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -12,18 +15,19 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// shared are the clusters of this test binary, by version: starting one takes a
-// second, so tests share it and have a database each. This is the package's only
-// state: a test binary has no other place that outlives its tests.
+// shared are the clusters of this test binary. Starting one takes a second, so a test takes over one that no test uses now, and
+// has a database of its own there. Two at once would hinder each other: a slot is not made while any transaction of the cluster is
+// open, and whoever decodes reads all that is written to it. This is the package's only state: a test binary has no other place
+// that outlives its tests.
 var shared struct {
 	sync.Mutex
-	clusters map[int]*sharedCluster
+	clusters []*sharedCluster
 }
 
 type sharedCluster struct {
-	once sync.Once
-	pg   *Postgres
-	err  error
+	version int
+	pg      *Postgres
+	user    testing.TB // the test that has it now; nil when it is free
 }
 
 // Main runs the tests, stops every shared server and exits. Call it from TestMain.
@@ -31,6 +35,7 @@ func Main(m *testing.M) { os.Exit(Run(m)) }
 
 // Run is Main for a TestMain that does not end with it: it returns the exit code.
 func Run(m *testing.M) int {
+	moreAtOnce()
 	code := m.Run()
 	if err := stopShared(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -39,45 +44,73 @@ func Run(m *testing.M) int {
 	return code
 }
 
+// moreAtOnce has twice as many tests run at once as there are processors, because they wait for servers half of the time. It stays
+// within what a shared cluster has connections for. The flag -parallel goes over it.
+func moreAtOnce() {
+	if flag.Parsed() {
+		return
+	}
+	if err := flag.Set("test.parallel", fmt.Sprint(min(2*runtime.GOMAXPROCS(0), 12))); err != nil {
+		panic(err) // package testing has no such flag any more
+	}
+}
+
 func stopShared() error {
 	shared.Lock()
 	defer shared.Unlock()
 	var errs []error
 	for _, c := range shared.clusters {
-		if c.pg != nil {
-			errs = append(errs, c.pg.Stop())
-		}
+		errs = append(errs, c.pg.Stop())
 	}
-	clear(shared.clusters)
+	shared.clusters = nil
 	return errors.Join(errs...)
 }
 
-// SharedPostgres is the test binary's cluster of a major version (0 means
-// DefaultVersion), started by the first test that asks. Slots are the whole
-// cluster's, so name them after the database. Tests that stop or reconfigure a
-// server start their own with NewPostgres.
+// SharedPostgres is a cluster of a major version (0 means DefaultVersion) that tests have one after the other, and this one until
+// its cleanup; asking again gives the same. Tests that stop or reconfigure a server start their own with NewPostgres.
 func SharedPostgres(t testing.TB, version int) *Postgres {
 	t.Helper()
-	if version == 0 {
-		version = DefaultVersion
+	version = cmp.Or(version, DefaultVersion)
+	if c := takeShared(t, version); c != nil {
+		return c.pg
 	}
+	pg, err := StartPostgres(context.Background(), PostgresOptions{Version: version, Settings: testSettings()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &sharedCluster{version: version, pg: pg, user: t}
 	shared.Lock()
-	if shared.clusters == nil {
-		shared.clusters = map[int]*sharedCluster{}
-	}
-	c := shared.clusters[version]
-	if c == nil {
-		c = &sharedCluster{}
-		shared.clusters[version] = c
-	}
+	shared.clusters = append(shared.clusters, c)
 	shared.Unlock()
-	c.once.Do(func() {
-		c.pg, c.err = StartPostgres(context.Background(), PostgresOptions{Version: version, Settings: testSettings()})
-	})
-	if c.err != nil {
-		t.Fatal(c.err)
+	t.Cleanup(c.free)
+	return pg
+}
+
+// takeShared is the cluster that the test has already, or else one that is free; nil when there is none.
+func takeShared(t testing.TB, version int) *sharedCluster {
+	shared.Lock()
+	defer shared.Unlock()
+	var found *sharedCluster
+	for _, c := range shared.clusters {
+		switch {
+		case c.version != version:
+		case c.user == t:
+			return c
+		case c.user == nil && found == nil:
+			found = c
+		}
 	}
-	return c.pg
+	if found != nil {
+		found.user = t
+		t.Cleanup(found.free)
+	}
+	return found
+}
+
+func (c *sharedCluster) free() {
+	shared.Lock()
+	defer shared.Unlock()
+	c.user = nil
 }
 
 // testSettings are for speed: a killed server loses nothing without fsync, only
@@ -183,9 +216,8 @@ func connect(ctx context.Context, t testing.TB, url string) *pgx.Conn {
 	return conn
 }
 
-// Eventually polls cond every few milliseconds until it is true and fails the
-// test after timeout, naming what it waited for. No other place in a test may
-// wait by time.
+// Eventually polls cond until it is true and fails the test after timeout, naming what it waited for.
+// No other place in a test may wait by time.
 func Eventually(t testing.TB, timeout time.Duration, what string, cond func() bool) {
 	t.Helper()
 	if !Poll(timeout, cond) {
@@ -196,14 +228,24 @@ func Eventually(t testing.TB, timeout time.Duration, what string, cond func() bo
 // Poll is Eventually for those who tell a failure themselves: it reports whether
 // cond came true.
 func Poll(timeout time.Duration, cond func() bool) bool {
-	deadline := time.Now().Add(timeout)
-	for !cond() {
-		if time.Now().After(deadline) {
+	start := time.Now()
+	for {
+		asked := time.Now()
+		if cond() {
+			return true
+		}
+		waited := time.Since(start)
+		if waited > timeout {
 			return false
 		}
-		time.Sleep(3 * time.Millisecond)
+		time.Sleep(pause(waited, time.Since(asked)))
 	}
-	return true
+}
+
+// pause is how long to wait before asking again: about a tenth of the wait so far, within bounds. A question that takes long, such
+// as one that starts a program, is asked less often, for it costs processor time that what is waited for needs too.
+func pause(waited, took time.Duration) time.Duration {
+	return max(3*time.Millisecond, min(waited/10, 25*time.Millisecond), min(4*took, time.Second/2))
 }
 
 // StartProxy starts a Proxy; it is closed at cleanup.

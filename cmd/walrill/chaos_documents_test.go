@@ -108,7 +108,7 @@ func (r *documentRig) begin() {
 		}
 	})
 	r.work.Go(func() { r.look(ctx) })
-	r.end = time.Now().Add(chaosTime(r.T))
+	r.trouble = newTrouble(r.T)
 }
 
 // look checks at each look that no money is missing, in documents of a table as well as of a view, and that nothing goes back in time.
@@ -262,7 +262,7 @@ func TestChaosDocuments(t *testing.T) {
 	r.live()
 	r.begin()
 	kills := 0
-	for ; time.Now().Before(r.end) && !t.Failed(); kills++ {
+	for ; r.goesOn(); kills++ {
 		r.progress()
 		if kills%3 == 2 {
 			r.restart()
@@ -303,7 +303,7 @@ func TestChaosDocumentsRedisGoesBack(t *testing.T) {
 	}
 	r.begin()
 	losses := 0
-	for ; time.Now().Before(r.end) && !t.Failed(); losses++ {
+	for ; r.goesOn(); losses++ {
 		r.progress()
 		if losses%2 == 1 {
 			if err := d.Kill(); err != nil {
@@ -332,7 +332,7 @@ func TestChaosDocumentsTwoDaemons(t *testing.T) {
 	standby := r.daemon("--only", "views")
 	r.begin()
 	pauses := 0
-	for ; (time.Now().Before(r.end) || pauses < 2) && !t.Failed(); pauses++ {
+	for ; r.goesOn(); pauses++ {
 		r.progress()
 		owners := []string{r.state("account_doc", "owner"), r.state("branch_doc", "owner")}
 		if err := active.Signal(syscall.SIGSTOP); err != nil {

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -181,7 +180,7 @@ func TestChaosEmit(t *testing.T) {
 	})
 	position := func() string { return harness.Value(t, url, "SELECT lsn - '0/0' FROM walrill.pipelines") }
 	kills := 0
-	for end := time.Now().Add(chaosTime(t)); time.Now().Before(end) && !t.Failed(); kills++ {
+	for trouble := newTrouble(t); trouble.goesOn(); kills++ {
 		before := position()
 		harness.Eventually(t, 2*patience, "the views move on", func() bool { return position() != before || t.Failed() })
 		if random.IntN(3) > 0 {

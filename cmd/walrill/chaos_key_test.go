@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -168,7 +167,7 @@ func TestChaosViewsByKey(t *testing.T) {
 	}
 	r.work.Go(func() { r.watchKeys(ctx) })
 	kills, pauses := 0, 0
-	for r.end = time.Now().Add(chaosTime(t)); time.Now().Before(r.end) && !t.Failed(); {
+	for r.trouble = newTrouble(t); r.goesOn(); {
 		r.keysMove()
 		i := r.rand.IntN(len(views))
 		if r.rand.IntN(2) == 0 {

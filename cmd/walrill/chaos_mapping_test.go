@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/walrill/walrill/internal/harness"
 )
@@ -63,7 +62,7 @@ func TestChaosMapping(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	r.end = time.Now().Add(chaosTime(t))
+	r.trouble = newTrouble(t)
 	kills := map[string]int{}
 	for r.goesOn() {
 		r.published()
@@ -87,7 +86,7 @@ func TestChaosMapping(t *testing.T) {
 	r.settle(d)
 	blocked := model.compare(r.entries(), false)
 	t.Logf("killed %v; %d transactions, %d keys set aside; %v", kills, len(model.history), blocked, model.made)
-	if len(model.history) < 20 || blocked == 0 {
+	if len(model.history) < leastCompared || blocked == 0 {
 		t.Errorf("%d transactions and %d keys set aside: this says nothing", len(model.history), blocked)
 	}
 	r.report(model)

@@ -77,7 +77,7 @@ func TestVerifyUnderLoad(t *testing.T) {
 			}
 			r.begin()
 			runs, unjudged := 0, 0
-			for ; (time.Now().Before(r.end) || runs == 0) && !t.Failed(); runs++ {
+			for ; r.goesOn(); runs++ {
 				list := r.verify("--chunk", fmt.Sprint(5+r.rand.IntN(60)))
 				if found := differences(list); len(found) > 0 {
 					t.Fatalf("run %d found %q, and nothing is wrong", runs, found)

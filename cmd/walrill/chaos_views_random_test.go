@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -117,7 +116,7 @@ func TestViewsRandomInterleavings(t *testing.T) {
 		sessions = append(sessions, conn)
 	}
 	rounds := 0
-	for end := time.Now().Add(chaosTime(t)); (time.Now().Before(end) || rounds < 3) && !t.Failed(); rounds++ {
+	for trouble := newTrouble(t); trouble.goesOn(); rounds++ {
 		commits := interleave(t, sessions, random)
 		lsn := harness.Value(t, r.source, "SELECT pg_current_wal_lsn()")
 		for _, v := range randomQueries {

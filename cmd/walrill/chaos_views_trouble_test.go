@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -65,7 +64,7 @@ func TestViewsStoreAway(t *testing.T) {
 		func() { store.CutRandomly(r.rand.Uint64(), 1, 200_000) },
 		func() { store.Stall() },
 	}
-	for i := 0; time.Now().Before(r.end) && !t.Failed() || i < len(troubles); i++ {
+	for i := 0; r.goesOn(); i++ {
 		r.progress()
 		before := strings.Count(d.Output(), "the views are not kept up now; trying again")
 		troubles[i%len(troubles)]()

@@ -11,9 +11,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/walrill/walrill/internal/harness"
 	"github.com/walrill/walrill/web"
@@ -32,7 +32,7 @@ type rig struct {
 	file     string             // configuration
 	format   string             // of entries; default fields
 	rand     *rand.Rand
-	end      time.Time // of the trouble
+	trouble
 
 	flags    []string // more of the daemon's
 	rewrite  bool     // a table is rewritten now and then
@@ -40,6 +40,7 @@ type rig struct {
 	daemons  []*harness.Program // all that were ever started
 	workload sync.WaitGroup
 	stop     context.CancelFunc // ends the workload
+	commits  atomic.Int64       // of the workload so far
 	written  harness.WorkloadStats
 }
 
@@ -82,7 +83,7 @@ func newRig(t *testing.T, o rigOptions) *rig {
 	if err := harness.SetupWorkload(ctx, roles.Owner); err != nil {
 		t.Fatal(err)
 	}
-	r.workers = harness.WorkloadOptions{Seed: r.rand.Uint64(), Workers: 2, Keys: 40, Reconnect: true}
+	r.workers = harness.WorkloadOptions{Seed: r.rand.Uint64(), Workers: 2, Keys: 40, Reconnect: true, Commits: &r.commits}
 	harness.Exec(t, db, o.backfill...)
 	r.pipeline.Backfilled, r.pipeline.Gaps = len(o.backfill) > 0, o.gaps
 	source, sink := roles.Daemon, r.redis.URL()
@@ -190,28 +191,9 @@ func (r *rig) begin() *harness.Program {
 			r.t.Error(err)
 		}
 	})
-	r.end = time.Now().Add(chaosTime(r.t))
+	r.trouble = newTrouble(r.t)
 	return d
 }
-
-// chaosTime is how long a scenario makes trouble: as WALRILL_CHAOS says, such
-// as 10m for a soak test, else some seconds.
-func chaosTime(t *testing.T) time.Duration {
-	if text := os.Getenv("WALRILL_CHAOS"); text != "" {
-		length, err := time.ParseDuration(text)
-		if err != nil {
-			t.Fatalf("WALRILL_CHAOS: %v", err)
-		}
-		return length
-	}
-	if testing.Short() {
-		return 2 * time.Second
-	}
-	return 8 * time.Second
-}
-
-// goesOn reports whether it is time for more trouble.
-func (r *rig) goesOn() bool { return time.Now().Before(r.end) && !r.t.Failed() }
 
 // published waits for some more entries in Redis, so that trouble comes at a
 // random moment and not before there was progress since the last.
@@ -244,9 +226,13 @@ func (r *rig) lsn() uint64 {
 	return lsn
 }
 
+// leastCompared is how many transactions a comparison needs to say something. Some that were committed may have done nothing.
+const leastCompared = 20
+
 // finish settles and compares every entry with what Postgres did.
 func (r *rig) finish(d *harness.Program) {
 	r.t.Helper()
+	r.writes(2 * leastCompared)
 	r.settle(d)
 	r.listen()
 	seen, err := r.pipeline.Verify(r.t.Context(), r.history)
@@ -254,7 +240,7 @@ func (r *rig) finish(d *harness.Program) {
 		r.t.Errorf("the streams are not what happened:\n%v", err)
 	}
 	r.t.Logf("%d transactions, %d entries, %d rows compared; %+v", seen.Transactions, seen.Entries, seen.Rows, r.written)
-	if seen.Transactions < 20 {
+	if seen.Transactions < leastCompared {
 		r.t.Errorf("only %d transactions: this says nothing", seen.Transactions)
 	}
 }
@@ -281,6 +267,12 @@ func stateOf(answer string) string {
 		return ""
 	}
 	return report.State
+}
+
+// writes waits until the workload has made so many commits.
+func (r *rig) writes(commits int64) {
+	r.t.Helper()
+	harness.Eventually(r.t, 3*patience, fmt.Sprintf("the workload makes its commit %d", commits), func() bool { return r.commits.Load() >= commits || r.t.Failed() })
 }
 
 // settle ends the workload, waits until the watermark says that everything is in Redis, and stops the daemon in order.

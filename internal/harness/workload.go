@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,6 +25,7 @@ type WorkloadOptions struct {
 	NoTruncate   bool          // leaves TRUNCATE out
 	Reconnect    bool          // connects again when the connection is lost; else that is an error
 	Pause        time.Duration // of a worker after each transaction, so that others can follow
+	Commits      *atomic.Int64 // counts the commits as they are made, unless nil
 }
 
 // WorkloadStats are the transactions of a workload by how they ended.
@@ -167,6 +169,9 @@ func (w *worker) transaction(ctx context.Context, steps []step) error {
 	}
 	if steps[len(steps)-1].sql == "COMMIT" {
 		w.stats.Committed++
+		if w.options.Commits != nil {
+			w.options.Commits.Add(1)
+		}
 	} else {
 		w.stats.RolledBack++
 	}

@@ -104,13 +104,18 @@ func (s *script) truncate() step {
 	return step{sql: "TRUNCATE " + strings.Join(tables[:1+s.rand.IntN(3)], ", ")}
 }
 
+// mostBulk is how many rows one statement changes at most: with more, in a large table, few others would be compared.
+const mostBulk = 300
+
 // bulk changes many rows in one statement.
 func (s *script) bulk() step {
+	n := min(s.options.Keys, mostBulk)
+	first := 1 + s.rand.IntN(s.options.Keys-n+1)
 	if s.chance(50) {
-		return step{sql: "UPDATE wl_plain SET n = n + 1"}
+		return step{"UPDATE wl_plain SET n = n + 1 WHERE id BETWEEN $1 AND $2", []any{first, first + n - 1}}
 	}
-	return step{"INSERT INTO wl_plain SELECT i, $1, 'bulk' FROM generate_series(1, $2) i ON CONFLICT (id) DO UPDATE SET n = excluded.n",
-		[]any{s.rand.IntN(1000), s.options.Keys}}
+	return step{"INSERT INTO wl_plain SELECT i, $1, 'bulk' FROM generate_series($2::int, $3) i ON CONFLICT (id) DO UPDATE SET n = excluded.n",
+		[]any{s.rand.IntN(1000), first, first + n - 1}}
 }
 
 func (s *script) plain() step {

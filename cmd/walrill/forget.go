@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -76,8 +75,6 @@ func checkSubject(cfg *config.Config, subject string) error {
 	if near := config.Nearest(kind, kinds); near != "" && near != kind {
 		return fmt.Errorf("forget: %s is no subject of the configuration; did you mean %s/%s?", subject, near, value)
 	}
-	slices.Sort(kinds)
-	kinds = slices.Compact(kinds)
 	return fmt.Errorf("forget: %s is no subject of the configuration; its subjects are %s/…", subject, strings.Join(kinds, "/…, "))
 }
 

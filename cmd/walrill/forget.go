@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -75,6 +76,8 @@ func checkSubject(cfg *config.Config, subject string) error {
 	if near := config.Nearest(kind, kinds); near != "" && near != kind {
 		return fmt.Errorf("forget: %s is no subject of the configuration; did you mean %s/%s?", subject, near, value)
 	}
+	slices.Sort(kinds)
+	kinds = slices.Compact(kinds)
 	return fmt.Errorf("forget: %s is no subject of the configuration; its subjects are %s/…", subject, strings.Join(kinds, "/…, "))
 }
 

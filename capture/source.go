@@ -100,11 +100,12 @@ func NewSource(opts Options) (*Source, error) {
 	if err != nil {
 		return nil, fmt.Errorf("source.url: %w", err)
 	}
-	// Values must come as the JSON encoding expects them, and our own small
-	// commits must not wait for a synchronous standby that may not answer.
+	// Values must come as the JSON encoding expects them, and our own small commits must not wait for a synchronous
+	// standby that may not answer, nor be refused by a default that is meant for applications.
 	for name, value := range map[string]string{
 		"client_encoding": "UTF8", "timezone": "UTC", "datestyle": "ISO", "intervalstyle": "postgres",
 		"extra_float_digits": "1", "bytea_output": "hex", "synchronous_commit": "local",
+		"default_transaction_read_only": "off", "default_transaction_isolation": "read committed", "quote_all_identifiers": "off",
 		"statement_timeout": "0", "lock_timeout": "0", "idle_session_timeout": "0", "idle_in_transaction_session_timeout": "0",
 	} {
 		config.RuntimeParams[name] = value

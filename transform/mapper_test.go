@@ -238,6 +238,31 @@ func TestMapIsDeterministic(t *testing.T) {
 	}
 }
 
+// What "*" takes by a pattern is the rest; what it names it takes in any case, and a stream of the table's own name stands for its own.
+func TestEachTableLeavesTheRest(t *testing.T) {
+	rel := accountsRelation(change.IdentityDefault)
+	for _, c := range []struct {
+		each  string
+		other StreamMapping
+		want  string
+	}{
+		{"public.*", oneStream("all", 1, "public.*"), "* all"},
+		{"public.*", oneStream("all", 1, "public.accounts"), "all"},
+		{"public.*", oneStream("accounts", 1, "public.*"), "accounts"},
+		{"public.accounts", oneStream("all", 1, "public.accounts"), "* all"},
+		{"public.accounts", oneStream("accounts", 8, "public.accounts"), "accounts"},
+	} {
+		m := Mapping{Streams: []StreamMapping{oneStream("*", 1, c.each), c.other}}
+		var got []string
+		for _, taking := range m.Takings(rel) {
+			got = append(got, taking.Stream.Name)
+		}
+		if strings.Join(got, " ") != c.want {
+			t.Errorf("%s beside %s of %s: %v, want %s", c.each, c.other.Name, c.other.Tables[0].Pattern, got, c.want)
+		}
+	}
+}
+
 func TestMapDoesNotAllocate(t *testing.T) {
 	m := newMapper(t, oneStream("accounts", 8, "public.accounts"), oneStream("all", 1, "public.*"))
 	rel := accountsRelation(change.IdentityFull)

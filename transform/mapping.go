@@ -111,7 +111,7 @@ func (m *Mapping) Takings(rel *change.Relation) []Taking {
 	var list []Taking
 	for i := range m.Streams {
 		s := &m.Streams[i]
-		if t := s.find(rel); t != nil && (s.Name != eachTable || !m.taken(rel)) {
+		if t := m.takes(s, rel); t != nil {
 			list = append(list, Taking{s, t})
 		}
 	}

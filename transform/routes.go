@@ -78,7 +78,7 @@ func (m *Mapper) compileRoutes(rel *change.Relation) ([]route, error) {
 		add := func(r route, err error) {
 			routes, feeds, errs = append(routes, r), append(feeds, s), append(errs, err)
 		}
-		if tm := s.find(rel); tm != nil && (s.Name != eachTable || !m.mapping.taken(rel)) {
+		if tm := m.mapping.takes(s, rel); tm != nil {
 			r, err := compileRoute(rel, tm, m.mapping.Envelope, &m.sealers)
 			if r.park = s.Park; s.Park {
 				err = errors.Join(err, joinErrors(r.cannotPark(rel)))
@@ -165,19 +165,24 @@ func shareShapes(routes []route) {
 	}
 }
 
-// taken reports whether "*" leaves the table to another stream: to one that
-// names it, or to one that has the very name and takes the table by a pattern.
-func (m *Mapping) taken(rel *change.Relation) bool {
+// takes is what the stream says of the table, nil when it does not take it.
+// "*" leaves a table to a stream that has the very name of the table's own, and
+// one that only a pattern of "*" takes also to a stream or aggregate that names it.
+func (m *Mapping) takes(s *StreamMapping, rel *change.Relation) *TableMapping {
+	t := s.find(rel)
+	if t == nil || s.Name != eachTable {
+		return t
+	}
 	for i := range m.Streams {
-		s := &m.Streams[i]
-		if s.Name == eachTable {
+		o := &m.Streams[i]
+		if o.Name == eachTable {
 			continue
 		}
-		if s.names(rel) || s.aggregated(rel) != nil || s.Name == ownStream(rel) && s.find(rel) != nil {
-			return true
+		if o.Name == ownStream(rel) && o.find(rel) != nil || !t.exact() && (o.names(rel) || o.aggregated(rel) != nil) {
+			return nil
 		}
 	}
-	return false
+	return t
 }
 
 // streamFor is the stream that an entry of the mapping sends a table to. A

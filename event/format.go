@@ -34,8 +34,8 @@ func NewWriter(format Format, pipeline, database string) *Writer {
 	return w
 }
 
-// Append appends the arguments of one XADD after its command name: key, ID
-// and the format's fields, each as a RESP bulk string. It returns the extended buffer and the
+// Append appends the arguments of one XADD after its command name, as AppendEntry does, with
+// the format's fields. It returns the extended buffer and the
 // number of arguments appended. It allocates nothing beyond the buffer.
 func (w *Writer) Append(dst []byte, e *Event) ([]byte, int) {
 	if e.Stream.Control {

@@ -27,13 +27,11 @@ const (
 const TimeFormat = "2006-01-02T15:04:05.000000Z07:00"
 
 // AppendEntry appends the arguments of one XADD after its command name: key,
-// ID and the fields in their order, each as a RESP bulk string. It returns
-// the extended buffer and the number of arguments appended. It allocates
-// nothing beyond the buffer.
+// NOMKSTREAM for all but a partition's first event, ID and the fields in their
+// order, each as a RESP bulk string. It returns the extended buffer and the
+// number of arguments appended. It allocates nothing beyond the buffer.
 func AppendEntry(dst []byte, e *Event) ([]byte, int) {
-	dst = AppendBulkString(dst, e.Stream.Keys[e.Partition])
-	dst = appendID(dst, e.Position)
-	n := 2
+	dst, n := appendHead(dst, e)
 	dst = AppendBulkString(append(dst, bulkType...), e.Type)
 	if len(e.Key) > 0 {
 		dst = AppendBulk(append(dst, bulkKey...), e.Key)
@@ -120,6 +118,18 @@ func appendUint(dst []byte, v uint64) []byte {
 func appendID(dst []byte, p Position) []byte {
 	var digits [41]byte
 	return AppendBulk(dst, p.AppendID(digits[:0]))
+}
+
+// appendHead appends what stands before the fields. With NOMKSTREAM a stream that was there and is
+// gone is not begun anew in its middle: the reply is nil then.
+func appendHead(dst []byte, e *Event) ([]byte, int) {
+	dst = AppendBulkString(dst, e.Stream.Keys[e.Partition])
+	n := 2
+	if e.Seq > 1 {
+		dst = append(dst, "$10\r\nNOMKSTREAM\r\n"...)
+		n++
+	}
+	return appendID(dst, e.Position), n
 }
 
 // appendTime appends a time in TimeFormat as a bulk string.

@@ -28,16 +28,14 @@ func (w *Writer) prepareCloudEvents() {
 // Attributes are no objects, so old and unchanged are their JSON as text; tx is text because the
 // specification's integers have 32 bits with a sign.
 func (w *Writer) appendCloudEvent(dst []byte, e *Event) ([]byte, int) {
-	key := e.Stream.Keys[e.Partition]
-	dst = AppendBulkString(dst, key)
-	dst = appendID(dst, e.Position)
+	dst, n := appendHead(dst, e)
 	dst = append(dst, bulkEvent...)
 	start := len(dst)
 	dst = append(dst, w.ceID...)
 	dst = append(e.Position.AppendID(dst), '/')
 	dst = appendInsideString(dst, e.Stream.Name)
 	dst = append(dst, w.ceSource...)
-	dst = appendSegment(dst, key)
+	dst = appendSegment(dst, e.Stream.Keys[e.Partition])
 	dst = appendInsideString(append(dst, `","type":"`...), e.Type)
 	if len(e.Key) > 0 {
 		dst = appendInside(append(dst, `","subject":"`...), e.Key)
@@ -80,7 +78,7 @@ func (w *Writer) appendCloudEvent(dst []byte, e *Event) ([]byte, int) {
 	if len(e.Data) > 0 {
 		dst = append(append(dst, `,"data":`...), e.Data...)
 	}
-	return closeBulk(append(dst, '}'), start), 4
+	return closeBulk(append(dst, '}'), start), n + 2
 }
 
 // parseCloudEvent is the inverse of appendCloudEvent.

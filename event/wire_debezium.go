@@ -38,8 +38,7 @@ func (w *Writer) prepareDebezium(database string) {
 }
 
 func (w *Writer) appendDebezium(dst []byte, e *Event) ([]byte, int) {
-	dst = AppendBulkString(dst, e.Stream.Keys[e.Partition])
-	dst = appendID(dst, e.Position)
+	dst, n := appendHead(dst, e)
 	dst = append(dst, bulkKey...)
 	if len(e.KeyData) > 0 {
 		dst = AppendBulk(dst, e.KeyData)
@@ -50,7 +49,7 @@ func (w *Writer) appendDebezium(dst []byte, e *Event) ([]byte, int) {
 	start := len(dst)
 	dst = w.appendEnvelope(dst, e)
 	dst = closeBulk(dst, start)
-	n := 10 // with type and seq
+	n += 8 // key and value, type and seq
 	dst = AppendBulkString(append(dst, bulkType...), e.Type)
 	if len(e.Key) > 0 {
 		dst = AppendBulk(append(dst, bulkOrderingKey...), e.Key)

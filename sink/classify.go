@@ -48,6 +48,7 @@ func fatal(err error) bool {
 func kindOf(err error) kind {
 	var reply replyError
 	var network net.Error
+	var gone errGone
 	switch {
 	case errors.Is(err, errForeign):
 		return kindForeign
@@ -57,7 +58,7 @@ func kindOf(err error) kind {
 		return replyKind(string(reply))
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return kindTimeout
-	case errors.Is(err, errTouched), errors.Is(err, errProtocol), errors.Is(err, errCatalogueRace):
+	case errors.As(err, &gone), errors.Is(err, errTouched), errors.Is(err, errProtocol), errors.Is(err, errCatalogueRace):
 		return kindOther
 	}
 	return kindConnection

@@ -127,11 +127,16 @@ func (s *markSlot) restore() {
 }
 
 // appendMark appends the XADD of m to :commits. before is the mark written last:
-// the field events counts from there.
-func appendMark(dst []byte, key string, m, before mark) []byte {
+// the field events counts from there. A stream that is there must not be made.
+func appendMark(dst []byte, key string, m, before mark, there bool) []byte {
 	var scratch [48]byte
-	dst = append(dst, "*10\r\n$4\r\nXADD\r\n"...)
-	dst = event.AppendBulkString(dst, key)
+	if there {
+		dst = append(dst, "*11\r\n$4\r\nXADD\r\n"...)
+		dst = append(event.AppendBulkString(dst, key), "$10\r\nNOMKSTREAM\r\n"...)
+	} else {
+		dst = append(dst, "*10\r\n$4\r\nXADD\r\n"...)
+		dst = event.AppendBulkString(dst, key)
+	}
 	dst = append(dst, "$6\r\nMAXLEN\r\n$1\r\n~\r\n"...)
 	dst = event.AppendBulk(dst, strconv.AppendUint(scratch[:0], maxCommits, 10))
 	dst = event.AppendBulk(dst, event.Position{Commit: m.watermark}.AppendID(scratch[:0]))

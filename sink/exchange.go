@@ -138,7 +138,7 @@ func (p *Publisher) addMark(ctx context.Context, m mark) error {
 	var r *request
 	s.requests, r = requestTo(s.requests, c)
 	r.mark = s.commits.key
-	r.payload = appendMark(r.payload, s.commits.key, m, p.marks.lastWritten())
+	r.payload = appendMark(r.payload, s.commits.key, m, p.marks.lastWritten(), s.marked)
 	return nil
 }
 
@@ -164,6 +164,8 @@ func (r *request) read(v *verdict) error {
 	switch {
 	case err != nil:
 		return err
+	case isNil(line):
+		v.fail(errGone{r.mark})
 	case line[0] == '$':
 		_, err = r.c.line()
 		return err

@@ -209,10 +209,12 @@ func (f *fakeRedis) do(args []string) string {
 func (f *fakeRedis) add(args []string) string {
 	key := args[1]
 	i := 2
-	if args[2] == "MAXLEN" {
-		i = 5
-	} else if args[2] == "NOMKSTREAM" {
-		i = 3
+	makes := args[i] != "NOMKSTREAM"
+	if !makes {
+		i++
+	}
+	if args[i] == "MAXLEN" {
+		i += 3
 	}
 	pos, err := event.ParseID(args[i])
 	if err != nil || pos.IsZero() {
@@ -220,6 +222,9 @@ func (f *fakeRedis) add(args []string) string {
 	}
 	if entries := f.streams[key]; len(entries) > 0 && entries[len(entries)-1].pos.Compare(pos) >= 0 {
 		return "-ERR The ID specified in XADD is equal or smaller than the target stream top item\r\n"
+	}
+	if !makes && f.streams[key] == nil {
+		return "$-1\r\n"
 	}
 	f.streams[key] = append(f.streams[key], fakeEntry{pos, args[i+1:]})
 	return bulks(args[i])

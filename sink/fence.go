@@ -21,6 +21,9 @@ import (
 type ErrFenced struct{ Key, Held string }
 
 func (e ErrFenced) Error() string {
+	if e.Held == "" {
+		return fmt.Sprintf("%s, which says who writes, is gone from Redis", e.Key)
+	}
 	return fmt.Sprintf("another instance of the pipeline has taken over: %s says %q", e.Key, e.Held)
 }
 

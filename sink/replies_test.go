@@ -17,7 +17,7 @@ func TestReplies(t *testing.T) {
 	noLeaks(t)
 	is := func(args []string, name string) bool { return args[0] == name }
 	isEntry := func(args []string) bool {
-		return is(args, "XADD") && strings.HasPrefix(args[1], "orders") && args[2] != "NOMKSTREAM"
+		return is(args, "XADD") && strings.HasPrefix(args[1], "orders") && args[3] != "0-0"
 	}
 	// nth answers the nth entry, counted from 1, and no other.
 	nth := func(n int, reply string) func([]string, bool) string {
@@ -120,7 +120,7 @@ func TestHole(t *testing.T) {
 	l := start(t, Options{URL: f.url()}, s.stream)
 	seen := 0
 	f.behave(func(args []string, queued bool) string {
-		if args[0] == "XADD" && args[1] == "orders:0" && !queued && args[2] != "NOMKSTREAM" {
+		if args[0] == "XADD" && args[1] == "orders:0" && !queued && args[3] != "0-0" {
 			if seen++; seen == 2 {
 				return "-ERR Elements are too large to be stored\r\n"
 			}

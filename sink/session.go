@@ -14,6 +14,7 @@ type session struct {
 	commits    *partition // the key :commits; it has no seq
 	link       *link      // nil when there is none
 	generation uint64     // of the partitions that the link was verified for
+	marked     bool       // :commits is there
 	unchecked  bool       // nothing was exchanged yet since it was verified
 	used       time.Time  // when something was exchanged last
 	nodes      []string   // of the Cluster, as last seen
@@ -100,6 +101,7 @@ func (p *Publisher) attempt(ctx context.Context, b *batch, m mark) error {
 		return err
 	}
 	s.unchecked, s.used = false, time.Now()
+	s.marked = s.marked || !m.isZero()
 	if b != nil {
 		for i := range b.entries {
 			e := &b.entries[i]
@@ -147,6 +149,7 @@ func (p *Publisher) verify(ctx context.Context, parts []*partition) error {
 		c.debt = debtOfOthers
 		if part == p.session.commits {
 			w, err := parseWatermark(part.key, reply)
+			p.session.marked = w > 0
 			watermarkLost = err == nil && w < p.marks.lastWritten().watermark
 			return err
 		}

@@ -91,6 +91,9 @@ func (v *verdict) result(e *entry) error {
 	s := &e.part.sent
 	s.stamp(v.attempt)
 	switch {
+	case isNil(line):
+		s.broken = true
+		v.fail(errGone{e.part.key})
 	case line[0] == '$':
 		v.accepted(e)
 		_, err = v.c.line() // the ID
@@ -129,6 +132,14 @@ func (s *sent) stamp(attempt uint64) {
 		s.broken, s.checked, s.refused, s.accepted = false, false, nil, nil
 	}
 }
+
+// errGone says that a key that was there is gone: it was deleted, or the whole server was emptied. It is no
+// kind of trouble that passes; the tops, which are read with the next connection, tell what is lost.
+type errGone struct{ key string }
+
+func (e errGone) Error() string { return e.key + " is gone from Redis" }
+
+func isNil(line []byte) bool { return string(line) == "$-1" }
 
 var duplicate = []byte("equal or smaller than")
 

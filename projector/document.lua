@@ -13,7 +13,7 @@ if position ~= '' and held[3] and (#position < #held[3] or #position == #held[3]
   return {-1, held[3], ''}
 end
 local function flag(f) return string.find(ARGV[7], f, 1, true) ~= nil end
-local noting = flag('f')
+local noting = flag('f') -- a filling is going on: a row that went meanwhile is no document that was wrong
 
 -- The first write is one that a full Redis refuses: what comes behind it is then not refused any more. Whoever finds `torn`
 -- knows that a batch is there in part.
@@ -52,7 +52,8 @@ for k = 5, #KEYS do
   if op == 'd' then
     a = a + 1
     if redis.call('SREM', index, key) == 1 then
-      changed = changed + redis.call('UNLINK', key)
+      local there = redis.call('UNLINK', key)
+      if not noting then changed = changed + there end
       redis.call('SREM', fresh, key)
     end
   else

@@ -313,7 +313,7 @@ func (s *session) fillFailed(ctx context.Context, v *viewRow, fl *filler, cause 
 		problem = "it cannot be filled: " + reason(cause)
 	}
 	s.failed[v.name] = time.Now()
-	if _, open := v.asked(); open && (fl.hole() != "" || isDataError(cause)) {
+	if _, open := v.asked(); open && (fl.hole() != "" || isDefinitionError(cause)) {
 		if err := s.refuseRequest(ctx, v, problem); err != nil {
 			return err
 		}
@@ -368,8 +368,11 @@ func (s *session) takeOver(ctx context.Context, v *viewRow, fl *filler) error {
 		}
 		return s.endFilling(ctx, tx, v.name, filled)
 	})
-	if isDataError(err) {
-		// What somebody has asked of the view's table refuses a row. Everything else goes on.
+	if setup, ok := errors.AsType[*SetupError](err); isDefinitionError(err) || ok {
+		// What somebody has asked of the view's table refuses a row, or is built on a column that goes. Everything else goes on.
+		if ok {
+			err = errors.New(setup.Problem + "; " + setup.Fix)
+		}
 		s.seqs, s.dirty = seqs, dirty
 		return s.fillFailed(ctx, v, fl, err)
 	}

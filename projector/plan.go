@@ -149,7 +149,7 @@ func newPlanner(ctx context.Context, conn *pgx.Conn, o *Options) (*planner, erro
 	var names, collations []string
 	for _, t := range tables {
 		for _, c := range t.Columns {
-			names = append(names, c.Type)
+			names = append(append(names, c.Type), c.Fallbacks...)
 			if c.Collation != "" {
 				collations = append(collations, c.Collation)
 			}
@@ -179,7 +179,10 @@ func newPlanner(ctx context.Context, conn *pgx.Conn, o *Options) (*planner, erro
 func (p *planner) column(c SourceColumn, as string) Column {
 	typ := c.Type
 	if !p.types[typ] || strings.HasPrefix(typ, "reg") { // regclass and the like name what the source's database has
-		typ = c.Fallback
+		typ = c.made()
+		if i := slices.IndexFunc(c.Fallbacks, func(t string) bool { return p.types[t] }); i >= 0 {
+			typ = c.Fallbacks[i]
+		}
 	}
 	column := Column{Name: c.Name, As: as, Type: typ}
 	if typ == c.Type && p.types[c.Collation] {

@@ -194,7 +194,7 @@ func (q *queryPlan) dependencies(ctx context.Context, view string) (map[string][
 		FROM pg_rewrite r JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
 		JOIN pg_class c ON c.oid = d.refobjid JOIN pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.refobjsubid AND d.refobjsubid > 0
-		WHERE r.ev_class = $1::regclass AND d.refobjid <> r.ev_class ORDER BY a.attnum`, quoteIdent(view))
+		WHERE r.ev_class = $1::regclass AND d.refobjid <> r.ev_class AND c.relkind <> 'c' ORDER BY a.attnum`, quoteIdent(view))
 	if err != nil {
 		return nil, fmt.Errorf("read what view %s uses: %w", q.view.Name, err)
 	}

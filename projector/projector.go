@@ -38,10 +38,10 @@ type Table struct {
 // SourceColumn is a column as the source has it.
 type SourceColumn struct {
 	Name      string
-	Type      string // as format_type prints it, with an empty search path
-	Fallback  string // for a store that does not know the type
-	Collation string // with its schema, quoted; "" for the type's own
-	Generated bool   // not in the streams
+	Type      string   // as format_type prints it, with an empty search path
+	Fallbacks []string // for a store that does not know the type: the first of them that it knows. Every store knows the last
+	Collation string   // with its schema, quoted; "" for the type's own
+	Generated bool     // not in the streams
 }
 
 // View is a view as it is configured: a mirror of one table, a query over mirrors, or a table that events are folded into, by

@@ -89,13 +89,22 @@ SELECT`, keys, q.source, equal("q", "k", key), q.table, equal("v", "k", key), li
 // upsertFrom brings rows of the same columns into the view's table where they differ.
 func (q *query) upsertFrom(from string) string {
 	key := q.def.Key
-	rest := slices.DeleteFunc(slices.Clone(q.def.Columns), func(c string) bool { return slices.Contains(key, c) })
+	rest := slices.DeleteFunc(slices.Clone(q.def.Columns), func(c string) bool { return slices.Contains(key, c) && exact(q.def.typeOf(c)) })
 	do := "DO NOTHING"
 	if len(rest) > 0 {
 		do = fmt.Sprintf("DO UPDATE SET %s WHERE %s", assign("excluded", rest), differs("v", "excluded", rest))
 	}
 	return fmt.Sprintf("INSERT INTO %s AS v (%s) SELECT %s FROM %s f ON CONFLICT (%s) %s",
 		q.table, list("%s", q.def.Columns), list("f.%s", q.def.Columns), from, list("%s", key), do)
+}
+
+// exact reports whether equal values of a type are the same: 1.0 and 1.00, or two spellings of a citext, are equal and are not.
+func exact(typ string) bool {
+	switch typ {
+	case "smallint", "integer", "bigint", "text", "uuid", "boolean", "bytea", "date", "timestamp without time zone", "timestamp with time zone":
+		return true
+	}
+	return strings.HasPrefix(typ, "character varying") && !strings.Contains(typ, "COLLATE")
 }
 
 // makeSource makes the SQL view that computes the query, over the mirrors in use.
@@ -121,98 +130,7 @@ func (q *query) notNull() string {
 	return strings.ReplaceAll(list("f.%s IS NOT NULL", q.def.Key), ", ", " AND ")
 }
 
-// reshape makes the table of a view, or gives the one that is there the columns and the key of a new definition.
-func reshape(ctx context.Context, tx pgx.Tx, o *Options, name, table string, def, old *definition) error {
-	var exists bool
-	if err := tx.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", table).Scan(&exists); err != nil {
-		return err
-	}
-	if exists && old == nil {
-		return free(ctx, tx, name, table)
-	}
-	if !exists {
-		if err := tryExec(ctx, tx, "CREATE SCHEMA IF NOT EXISTS "+quoteIdent(o.Schema)); err != nil {
-			return err
-		}
-		return tryExec(ctx, tx, createTable(table, def))
-	}
-	return alter(ctx, tx, table, def, old)
-}
-
-// columnSQL is the type of a view's column: a mirror's has its collation, too.
-func (d *definition) columnSQL(i int) string {
-	if d.Kind == "mirror" {
-		return d.Mirrors[0].Columns[i].sql()
-	}
-	return d.Types[i]
-}
-
-func createTable(table string, def *definition) string {
-	return fmt.Sprintf("CREATE TABLE %s (%s, PRIMARY KEY (%s))", table, columnList(def), list("%s", def.Key))
-}
-
-// free makes sure that a view's name is not taken.
-func free(ctx context.Context, conn Tx, view, table string) error {
-	var exists bool
-	err := conn.QueryRow(ctx, "SELECT to_regclass($1) IS NOT NULL", table).Scan(&exists)
-	if err == nil && exists {
-		err = &SetupError{View: view, Problem: fmt.Sprintf("the view store has a table %s already, which walrill did not make", table),
-			Fix: "rename the view, choose another `views.schema`, or drop the table"}
-	}
-	return err
-}
-
 func tryExec(ctx context.Context, tx pgx.Tx, sql string) error {
 	_, err := tx.Exec(ctx, sql)
 	return err
-}
-
-// alter changes a table's columns where they differ. A column of another type is made anew: its
-// values come with the rows.
-func alter(ctx context.Context, tx pgx.Tx, table string, def, old *definition) error {
-	typeOf := func(d *definition, c string) string {
-		if i := slices.Index(d.Columns, c); i >= 0 {
-			return d.columnSQL(i)
-		}
-		return ""
-	}
-	var actions []string
-	keyChanged := !slices.Equal(def.Key, old.Key)
-	for _, c := range old.Columns {
-		if typeOf(def, c) != typeOf(old, c) {
-			actions = append(actions, "DROP COLUMN "+quoteIdent(c))
-			keyChanged = keyChanged || slices.Contains(def.Key, c)
-		}
-	}
-	for i, c := range def.Columns {
-		if typeOf(old, c) != def.columnSQL(i) {
-			actions = append(actions, "ADD COLUMN "+quoteIdent(c)+" "+def.columnSQL(i))
-		}
-	}
-	if len(actions) == 0 && !keyChanged {
-		return nil
-	}
-	if keyChanged {
-		// Rows of another key are all others.
-		if err := tryExec(ctx, tx, "DELETE FROM "+table); err != nil {
-			return err
-		}
-		var constraint string
-		if err := tx.QueryRow(ctx, "SELECT coalesce((SELECT conname::text FROM pg_constraint WHERE conrelid = to_regclass($1) AND contype = 'p'), '')", table).Scan(&constraint); err != nil {
-			return err
-		}
-		if constraint != "" {
-			actions = append([]string{"DROP CONSTRAINT " + quoteIdent(constraint)}, actions...)
-		}
-		for _, c := range old.Key {
-			if typeOf(def, c) == typeOf(old, c) {
-				actions = append(actions, "ALTER COLUMN "+quoteIdent(c)+" DROP NOT NULL")
-			}
-		}
-		if err := tryExec(ctx, tx, "ALTER TABLE "+table+" "+strings.Join(actions, ", ")); err != nil {
-			return err
-		}
-		return tryExec(ctx, tx, fmt.Sprintf("ALTER TABLE %s ADD PRIMARY KEY (%s)", table, list("%s", def.Key)))
-	}
-	return tryExec(ctx, tx, "ALTER TABLE "+table+" "+strings.Join(actions, ", "))
 }

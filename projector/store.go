@@ -296,13 +296,21 @@ func isDataError(err error) bool {
 // isDefinitionError reports whether SQL that somebody wrote is at fault.
 func isDefinitionError(err error) bool {
 	e := pgError(err)
-	return e != nil && (strings.HasPrefix(e.Code, "42") || strings.HasPrefix(e.Code, "0A") || isDataError(err))
+	return e != nil && (strings.HasPrefix(e.Code, "42") || strings.HasPrefix(e.Code, "0A") || e.Code == dependentObjects || isDataError(err))
 }
+
+// dependentObjects is the SQLSTATE that something else is built on what is to be dropped.
+const dependentObjects = "2BP01"
 
 // reason is what Postgres has to say, without where it was said.
 func reason(err error) string {
-	if e := pgError(err); e != nil {
-		return fmt.Sprintf("%s (SQLSTATE %s)", e.Message, e.Code)
+	e := pgError(err)
+	if e == nil {
+		return err.Error()
 	}
-	return err.Error()
+	if e.Code == dependentObjects {
+		// The detail names them. Of other errors it may have values of rows.
+		return fmt.Sprintf("%s: %s; drop them, and make them again when the view is complete (SQLSTATE %s)", e.Message, strings.ReplaceAll(e.Detail, "\n", ", "), e.Code)
+	}
+	return fmt.Sprintf("%s (SQLSTATE %s)", e.Message, e.Code)
 }

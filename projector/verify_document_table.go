@@ -53,7 +53,7 @@ func (d *docTarget) prepareTable(ctx context.Context) error {
 		}
 		here, there := canonical(c.As, col.Type, col) // both are of the source's types
 		rows, made, columns = append(rows, here), append(made, there), append(columns, quoteIdent(c.As)+" "+col.Type)
-		d.parts = append(d.parts, docColumn{isJSON(col.Type), isJSON(col.Type) || strings.HasSuffix(col.Type, "[]") || strings.HasSuffix(col.Fallback, "[]") || isJSON(col.Fallback)})
+		d.parts = append(d.parts, docColumn{isJSON(col.Type), isJSON(col.Type) || strings.HasSuffix(col.Type, "[]") || strings.HasSuffix(col.made(), "[]") || isJSON(col.made())})
 	}
 	d.made, d.as = strings.Join(made, ", "), " AS t("+strings.Join(columns, ", ")+")"
 	d.rows.values = append([]string{"json_build_object(" + strings.Join(object, ", ") + ")::text", "NULL"}, rows...)

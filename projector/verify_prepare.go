@@ -75,8 +75,12 @@ func (v *verifier) prepareMirror(ctx context.Context, t *target) error {
 	t.key = t.mirror.keyAs()
 	for i, k := range t.mirror.Key {
 		j := slices.Index(t.columns, t.key[i])
-		t.onSource.key, t.onSource.keyTypes = append(t.onSource.key, "t."+quoteIdent(k)), append(t.onSource.keyTypes, types[k])
-		t.onStore.key, t.onStore.keyTypes = append(t.onStore.key, "t."+quoteIdent(t.key[i])), append(t.onStore.keyTypes, t.mirror.Columns[j].Type)
+		column, typ, stored := "t."+quoteIdent(k), types[k], t.mirror.Columns[j].Type
+		if typ != stored && (stored == "text" || stored == "text[]") {
+			column, typ = column+"::"+stored, stored // a type that the store does not know, and may have in another order
+		}
+		t.onSource.key, t.onSource.keyTypes = append(t.onSource.key, column), append(t.onSource.keyTypes, typ)
+		t.onStore.key, t.onStore.keyTypes = append(t.onStore.key, "t."+quoteIdent(t.key[i])), append(t.onStore.keyTypes, stored)
 	}
 	return nil
 }
@@ -138,7 +142,7 @@ func (v *verifier) prepareQuery(ctx context.Context, t *target) error {
 		return err
 	}
 	for i, c := range t.def.Columns {
-		here, there := canonical(c, t.def.Types[i], SourceColumn{Name: c, Type: t.def.Types[i], Fallback: made[i]})
+		here, there := canonical(c, t.def.Types[i], SourceColumn{Name: c, Type: t.def.Types[i], Fallbacks: made[i : i+1]})
 		t.onSource.values, t.onStore.values = append(t.onSource.values, here), append(t.onStore.values, there)
 		t.columns, t.hidden = append(t.columns, c), append(t.hidden, hidden)
 	}
@@ -160,8 +164,10 @@ func (v *verifier) prepareQuery(ctx context.Context, t *target) error {
 
 // madeOf are the types that domains of the store are made of; "" for any other type.
 func (v *verifier) madeOf(ctx context.Context, types []string) ([]string, error) {
-	rows, err := v.store.Query(ctx, `SELECT coalesce(format_type(t.typbasetype, t.typtypmod), '') FROM unnest($1::text[]) WITH ORDINALITY u(name, n)
-		LEFT JOIN pg_type t ON t.oid = to_regtype(u.name) AND t.typtype = 'd' ORDER BY u.n`, types)
+	rows, err := v.store.Query(ctx, `SELECT coalesce((WITH RECURSIVE made(type, modifier, depth) AS (
+			SELECT t.typbasetype, t.typtypmod, 1 FROM pg_type t WHERE t.oid = to_regtype(u.name) AND t.typtype = 'd'
+			UNION ALL SELECT t.typbasetype, t.typtypmod, depth + 1 FROM made JOIN pg_type t ON t.oid = made.type AND t.typtype = 'd')
+			SELECT format_type(type, modifier) FROM made ORDER BY depth DESC LIMIT 1), '') FROM unnest($1::text[]) WITH ORDINALITY u(name, n) ORDER BY u.n`, types)
 	if err != nil {
 		return nil, fmt.Errorf("look up types of the view store: %w", err)
 	}

@@ -185,12 +185,13 @@ func (f found) same(o found) bool {
 // count: the bounds of an array, a zero's minus, and whether a NULL is Postgres's or JSON's.
 func canonical(column string, stored string, source SourceColumn) (onSource, onStore string) {
 	onSource, onStore = "t."+quoteIdent(source.Name), "t."+quoteIdent(column)
-	if stored != source.Type && (source.Fallback == "text" || source.Fallback == "text[]") && stored == source.Fallback {
+	made := source.made()
+	if stored != source.Type && (made == "text" || made == "text[]") && stored == made {
 		onSource += "::" + stored
 	}
 	kind := stored
-	if source.Fallback != "" && source.Fallback != "text" {
-		kind = source.Fallback // what a domain is made of
+	if made != "" && made != "text" {
+		kind = made // what a domain is made of
 	}
 	if kind == "json" || kind == "json[]" {
 		onSource, onStore = readable(onSource, kind), readable(onStore, kind)

@@ -239,7 +239,7 @@ func runCommand(ts *testscript.TestScript, args []string) (result, error) {
 func walrill(ctx context.Context, ts *testscript.TestScript, args []string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "walrill", args...)
 	cmd.Dir = ts.MkAbs(".")
-	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GORACE", "GOCOVERDIR", "DATABASE_URL", "MASK_KEY", "MASTER_KEY", "DATABASE_ADDR", "STANDBY_URL", "STANDBY_ADDR", "REDIS_URL", "PIPELINE", "PGPASSWORD"} {
+	for _, name := range []string{"PATH", "HOME", "TMPDIR", "GORACE", "GOCOVERDIR", "DATABASE_URL", "MASK_KEY", "MASTER_KEY", "DATABASE_ADDR", "STANDBY_URL", "STANDBY_ADDR", "REDIS_URL", "PIPELINE", "VIEWS_URL", "PGPASSWORD"} {
 		if value := ts.Getenv(name); value != "" {
 			cmd.Env = append(cmd.Env, name+"="+value)
 		}

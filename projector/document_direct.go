@@ -31,6 +31,8 @@ type directKeeper struct {
 	dirty map[string]bool
 	reads map[string]bool // keys that only a backfill has brought in this batch; nil when nobody asks
 	batch batch
+	shape int  // the version of the table's columns in the last event
+	alter bool // it is another one: the table may have other columns than those that are kept
 	diffs int64
 	tend  time.Time
 }

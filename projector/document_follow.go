@@ -19,6 +19,11 @@ func (k *directKeeper) follow(ctx context.Context) error {
 			}
 			k.tend = time.Now().Add(tendEvery)
 		}
+		if k.batch.events == 0 && k.alter {
+			if err := k.planAgain(ctx); err != nil {
+				return err
+			}
+		}
 		e, ok, err := k.step(ctx)
 		switch {
 		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
@@ -55,6 +60,24 @@ func (k *directKeeper) step(ctx context.Context) (event.Event, bool, error) {
 	return k.feed.Step(ctx)
 }
 
+// planAgain looks at a table that was altered. When the documents are to be others, a new keeper reads all rows anew.
+func (k *directKeeper) planAgain(ctx context.Context) error {
+	tables, err := k.opts.Tables(ctx)
+	if err != nil {
+		return err
+	}
+	def, err := planDirect(k.view, tables)
+	if err != nil {
+		return err
+	}
+	k.alter = false
+	if sameJSON(def, k.def) {
+		return nil
+	}
+	k.opts.Log.Info("a table was altered: its documents are written anew", "view", k.view.Name, "table", k.def.Mirror.Source)
+	return errAgain
+}
+
 // take adds an event to the batch.
 func (k *directKeeper) take(ctx context.Context, e *event.Event) error {
 	if k.batch.events >= maxBatch && e.Position.Commit > k.batch.commit {
@@ -69,6 +92,9 @@ func (k *directKeeper) take(ctx context.Context, e *event.Event) error {
 	k.batch.commit = e.Position.Commit
 	if e.Table != k.def.Mirror.Source {
 		return nil
+	}
+	if e.Schema != k.shape && e.Schema != 0 {
+		k.shape, k.alter = e.Schema, true
 	}
 	if k.fold.mayFlush(e) && (k.fold.bytes > maxDocumentKB<<10 || len(k.fold.order) >= maxDocuments) {
 		if err := k.flush(ctx); err != nil {

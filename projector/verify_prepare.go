@@ -76,7 +76,7 @@ func (v *verifier) prepareMirror(ctx context.Context, t *target) error {
 	for i, k := range t.mirror.Key {
 		j := slices.Index(t.columns, t.key[i])
 		column, typ, stored := "t."+quoteIdent(k), types[k], t.mirror.Columns[j].Type
-		if typ != stored && (stored == "text" || stored == "text[]") {
+		if typ != stored && (stored == "text" || stored == "text[]") && t.kind != "document" {
 			column, typ = column+"::"+stored, stored // a type that the store does not know, and may have in another order
 		}
 		t.onSource.key, t.onSource.keyTypes = append(t.onSource.key, column), append(t.onSource.keyTypes, typ)

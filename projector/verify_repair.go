@@ -73,7 +73,10 @@ func keyCondition(s *side, columns []string, keys [][]string) string {
 	for i, key := range keys {
 		parts := make([]string, len(key))
 		for j, text := range key {
-			parts[j] = literal(text) + "::" + s.keyTypes[j]
+			parts[j] = literal(text) // of text it may be that the store does not know the column's type
+			if s.keyTypes[j] != "text" {
+				parts[j] += "::" + s.keyTypes[j]
+			}
 		}
 		rows[i] = "(" + strings.Join(parts, ", ") + ")"
 	}

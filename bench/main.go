@@ -36,7 +36,7 @@ func main() {
 	o := options{rounds: 3, txA: 300, txB: 100_000, big: 500_000, latencies: 500, rows: 300_000, changes: 100_000}
 	flag.IntVar(&o.rounds, "rounds", o.rounds, "interleaved rounds")
 	flag.StringVar(&o.binary, "binary", "", "walrill binary; built when empty")
-	flag.StringVar(&o.only, "only", "", "backfill, rebuild, views, or keys, which are part of the views: that and nothing else")
+	flag.StringVar(&o.only, "only", "", "drain, backfill, rebuild, views, or keys, which are part of the views: that and nothing else")
 	flag.BoolVar(&o.quick, "quick", false, "small sizes, one round")
 	flag.BoolVar(&o.full, "full", false, "shape A with 1,000 transactions, B with 300,000, one transaction of 2,000,000 rows")
 	flag.Parse()
@@ -79,7 +79,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, b.close()) }()
 	r := &results{}
 	// What takes memory of ours comes last: a child's peak counts what its parent had when it was started.
-	if o.only == "" {
+	if o.only == "" || o.only == "drain" {
 		if err := measureDrains(ctx, b, o, r); err != nil {
 			return err
 		}
@@ -97,7 +97,7 @@ func run(ctx context.Context, o options) (err error) {
 			return fmt.Errorf("views: %w", err)
 		}
 	}
-	if o.only != "backfill" {
+	if o.only != "backfill" && o.only != "drain" {
 		if r.keys, err = measureKeys(ctx, b, o); err != nil {
 			return fmt.Errorf("views key by key: %w", err)
 		}

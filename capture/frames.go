@@ -14,16 +14,20 @@ import (
 // replication stream is ever left in a buffer of pgconn's, and next can take
 // over with the first message that follows CopyBothResponse.
 //
-// The server's cost of waking a sleeping reader dominates small messages, so
-// under a backlog gather waits for a moment before fill reads.
+// The server sends each message by itself, and what that costs dominates small messages: far more than decoding,
+// and twice as much again when the reader sleeps and has to be woken. So under a backlog gather waits for a moment before fill
+// reads, until what the server had ready is read.
 type frameReader struct {
 	r      io.Reader
 	buf    []byte
 	rp, wp int
 	rest   int // bytes of the current message that Read has not handed out
 
-	level   int       // of traffic: what was read less what has leaked since
-	levelAt time.Time // when level was right
+	pace    pace
+	ahead   *readAhead // under TLS; else nil
+	flowing bool       // the last read brought so much that there is more already
+	level   int        // of traffic: what was read less what has leaked since
+	levelAt time.Time  // when level was right
 }
 
 const (
@@ -41,17 +45,13 @@ const (
 	busyLevel    = 8 << 10
 	maxLevel     = 32 << 10
 
-	// What the server sends while we gather has to fit into the socket's
-	// buffer, or it waits for us. (The kernel may grant less.)
-	gatherTime   = time.Millisecond
-	socketBuffer = 1 << 20
 	// busyPatience is how long a read waits under a backlog until whoever
 	// gathers a batch is told that nothing comes.
 	busyPatience = 1500 * time.Microsecond
 )
 
-func newFrameReader(r io.Reader) *frameReader {
-	return &frameReader{r: r, buf: make([]byte, frameBuffer)}
+func newFrameReader(r io.Reader, p pace) *frameReader {
+	return &frameReader{r: r, buf: make([]byte, frameBuffer), pace: p}
 }
 
 // Read is for pgconn, before replication starts.
@@ -103,12 +103,12 @@ func (f *frameReader) frameLength() (int, error) {
 	return n, nil
 }
 
-// gather lets bytes come together when there is a backlog. It comes before the deadline of
+// gather lets bytes come together when there is a backlog and the server has nothing ready. It comes before the deadline of
 // the read is set: a deadline that passed meanwhile would make the read
 // fail though there is plenty to read.
 func (f *frameReader) gather() {
-	if f.busy() {
-		time.Sleep(gatherTime)
+	if f.busy() && !f.flowing {
+		time.Sleep(f.pace.gather)
 	}
 }
 
@@ -119,6 +119,10 @@ func (f *frameReader) fill() error {
 	}
 	n, err := f.r.Read(f.buf[f.wp:])
 	f.wp += n
+	if n > 0 && f.ahead != nil {
+		n += f.readOn()
+	}
+	f.flowing = n >= f.pace.flowing || f.wp == len(f.buf)
 	f.measure(n, time.Now())
 	if n > 0 {
 		return nil
@@ -127,6 +131,22 @@ func (f *frameReader) fill() error {
 		return io.ErrNoProgress
 	}
 	return err
+}
+
+// readOn reads what has come through the socket with the first read: under TLS each message of the server is a record by
+// itself, and a read returns one. What fails here for good fails again in the next read.
+func (f *frameReader) readOn() (n int) {
+	f.ahead.only = true
+	for f.wp < len(f.buf) {
+		m, err := f.r.Read(f.buf[f.wp:])
+		f.wp += m
+		n += m
+		if err != nil {
+			break
+		}
+	}
+	f.ahead.only = false
+	return n
 }
 
 // measure keeps the level of traffic.

@@ -154,16 +154,27 @@ func (s *Source) connectReplication(ctx context.Context) (*pgconn.PgConn, *frame
 	config := s.config.Config.Copy()
 	config.RuntimeParams["replication"] = "database"
 	dial := config.DialFunc
+	var pace pace
+	var ahead *readAhead
 	config.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := dial(ctx, network, addr)
-		if b, ok := c.(interface{ SetReadBuffer(int) error }); err == nil && ok {
-			err = b.SetReadBuffer(socketBuffer)
+		if err != nil {
+			return nil, err
+		}
+		pace, ahead = paceOf(c.RemoteAddr()), nil
+		if b, ok := c.(interface{ SetReadBuffer(int) error }); ok && pace.buffer > 0 {
+			err = b.SetReadBuffer(pace.buffer)
+		}
+		if config.TLSConfig != nil || slices.ContainsFunc(config.Fallbacks, func(f *pgconn.FallbackConfig) bool { return f.TLSConfig != nil }) {
+			ahead = newReadAhead(c)
+			c = ahead
 		}
 		return c, err
 	}
 	var frames *frameReader
 	config.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
-		frames = newFrameReader(r)
+		frames = newFrameReader(r, pace)
+		frames.ahead = ahead
 		return pgproto3.NewFrontend(frames, w)
 	}
 	conn, err := pgconn.ConnectConfig(ctx, config)

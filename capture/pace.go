@@ -15,28 +15,22 @@ type pace struct {
 	flowing int           // a read of so many bytes says that there is more
 }
 
-var (
-	// On this machine the socket's buffer is small on purpose: once it is full, messages gather in the server's own socket,
-	// which costs next to nothing, and come in large pieces as soon as we read. As long as there is room in ours, each message is a
-	// packet, which costs more than to decode it. While we gather, the server fills ours several times over.
-	loopbackPace = pace{gather: 2 * time.Millisecond, buffer: 32 << 10, flowing: 16 << 10}
-	// A Unix socket holds some 250 messages, however small, and then the server sleeps until we have read most of them.
-	unixPace = pace{gather: 250 * time.Microsecond, flowing: frameBuffer}
-	// What comes from afar has to fit into our buffer, or it waits for us. (The kernel may grant less.)
-	farPace = pace{gather: time.Millisecond, buffer: 1 << 20, flowing: 48 << 10}
-)
-
 // paceOf is the pace for a server at an address.
 func paceOf(a net.Addr) pace {
 	switch a := a.(type) {
 	case *net.UnixAddr:
-		return unixPace
+		// It holds some 250 messages, however small, and then the server sleeps until we have read most of them.
+		return pace{gather: 250 * time.Microsecond, flowing: frameBuffer}
 	case *net.TCPAddr:
 		if a.IP.IsLoopback() {
-			return loopbackPace
+			// The buffer is small on purpose: once it is full, messages gather in the server's own socket, which costs next to
+			// nothing, and come in large pieces as soon as we read. As long as there is room in ours, each message is a packet, which
+			// costs more than to decode it. While we gather, the server fills ours several times over.
+			return pace{gather: 2 * time.Millisecond, buffer: 32 << 10, flowing: 16 << 10}
 		}
 	}
-	return farPace
+	// What comes from afar has to fit into our buffer, or it waits for us. (The kernel may grant less.)
+	return pace{gather: time.Millisecond, buffer: 1 << 20, flowing: 48 << 10}
 }
 
 // readAhead reads a connection in large pieces for TLS, which asks for one record at a time.

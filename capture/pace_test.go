@@ -71,7 +71,7 @@ func overTLS(t *testing.T) (*frameReader, *tls.Conn, *tlsServer, net.Conn) {
 		t.Fatal(err)
 	}
 	wire.held = true
-	frames := newFrameReader(client, loopbackPace)
+	frames := newFrameReader(client, paceOf(raw.RemoteAddr()))
 	frames.ahead = ahead
 	return frames, server, wire, client
 }

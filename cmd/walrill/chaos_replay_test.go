@@ -10,6 +10,7 @@ import (
 
 // What a replay builds is what the tables held at that moment, while they go on changing.
 func TestReplayEqualsThePast(t *testing.T) {
+	t.Parallel()
 	for name, same := range map[string]bool{"store apart": false, "store is source": true} {
 		t.Run(name, func(t *testing.T) {
 			r := newViewRig(t, same, nil)

@@ -63,6 +63,7 @@ func (r *viewRig) addDocuments() {
 
 // While everything changes, verify never calls right what somebody has spoilt, nor wrong what is right, and repairs it.
 func TestVerifyUnderLoad(t *testing.T) {
+	t.Parallel()
 	for name, same := range map[string]bool{"store apart": false, "store is source": true} {
 		t.Run(name, func(t *testing.T) {
 			r := newViewRig(t, same, nil)

@@ -310,6 +310,7 @@ func (r *viewRig) same(name, key, onSource, onStore string) {
 // Daemons are killed at random moments while money moves and orders change. At no look is any money missing,
 // and in the end every view is what its query says on the source.
 func TestChaosViews(t *testing.T) {
+	t.Parallel()
 	for name, same := range map[string]bool{"store apart": false, "store is source": true} {
 		t.Run(name, func(t *testing.T) {
 			r := newViewRig(t, same, nil)
@@ -379,6 +380,7 @@ func TestChaosViewsTwoDaemons(t *testing.T) {
 // Who waits for the LSN of its own write reads it, each time, while others write and views are rebuilt again and again
 // under the eyes of a reader to whom no money may ever be missing.
 func TestViewsReadYourWrites(t *testing.T) {
+	t.Parallel()
 	for name, same := range map[string]bool{"store apart": false, "store is source": true} {
 		t.Run(name, func(t *testing.T) {
 			r := newViewRig(t, same, nil)

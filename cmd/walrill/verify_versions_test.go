@@ -15,6 +15,7 @@ import (
 // Values are equal on both sides when source and store are of different versions, and the store lacks the source's types. A row that
 // differs is found in any column.
 func TestVerifyAcrossVersions(t *testing.T) {
+	t.Parallel()
 	for _, versions := range [][2]int{{14, 18}, {18, 14}} {
 		t.Run(fmt.Sprint(versions), func(t *testing.T) {
 			t.Parallel()

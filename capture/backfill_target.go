@@ -89,13 +89,19 @@ func (s *Source) readPublished(ctx context.Context, conn *pgx.Conn, t *target) e
 	if err != nil {
 		return err
 	}
-	sql := `SELECT '', '' FROM pg_get_publication_tables($1) p WHERE p.relid = $2`
+	// An ordinary table that is in the publication by its own name is found at once: the function lists all
+	// tables of the publication, and there may be thousands.
+	const named = ` FROM pg_publication p JOIN pg_publication_rel r ON r.prpubid = p.oid JOIN pg_class c ON c.oid = r.prrelid
+		WHERE p.pubname = $1 AND c.oid = $2 AND c.relkind = 'r' AND NOT c.relispartition AND NOT p.puballtables`
+	sql := `SELECT '', ''` + named + ` UNION ALL SELECT '', '' FROM pg_get_publication_tables($1) p WHERE p.relid = $2 LIMIT 1`
 	if version >= 150000 {
 		// Not pg_get_publication_tables' own list: from 16 on it has all columns when none are chosen, and new ones must show.
-		sql = `SELECT coalesce(r.prattrs::int2[]::text, ''), coalesce(pg_get_expr(p.qual, p.relid), '')
+		sql = `SELECT coalesce(r.prattrs::int2[]::text, ''), coalesce(pg_get_expr(r.prqual, r.prrelid), '')` + named + `
+			  AND NOT EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = p.oid AND n.pnnspid = c.relnamespace)
+			UNION ALL SELECT coalesce(r.prattrs::int2[]::text, ''), coalesce(pg_get_expr(p.qual, p.relid), '')
 			FROM pg_get_publication_tables($1) p
 			LEFT JOIN pg_publication_rel r ON r.prrelid = p.relid AND r.prpubid = (SELECT oid FROM pg_publication WHERE pubname = $1)
-			WHERE p.relid = $2`
+			WHERE p.relid = $2 LIMIT 1`
 	}
 	err = conn.QueryRow(ctx, sql, s.opts.Publication, t.oid).Scan(&t.columns, &t.filter)
 	if errors.Is(err, pgx.ErrNoRows) {

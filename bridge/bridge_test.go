@@ -307,6 +307,28 @@ func TestRunBlockedPublisher(t *testing.T) {
 	}
 }
 
+// Where Postgres cannot go on, what it sent as committed is published first, and nothing of the transaction that it was in.
+func TestRunPublishesWhatIsBeforeAPlaceWherePostgresEnds(t *testing.T) {
+	broken := errors.New("no text")
+	stream, pub := newFakeStream(append(transaction(200), transaction(300)[:2]...)...), &fakePublisher{}
+	stream.err = fatal{broken}
+	if err := New(options(stream, pub)).Run(t.Context()); !errors.Is(err, broken) || !isPermanent(err) {
+		t.Errorf("ended with %v", err)
+	}
+	if !pub.drained || pub.rewound != 299 || pub.durable != 200 {
+		t.Errorf("drained %t, taken back from %d on, durable up to %d", pub.drained, pub.rewound, pub.durable)
+	}
+
+	stream, pub = newFakeStream(transaction(200)...), &fakePublisher{}
+	stream.err = fatal{broken}
+	if err := New(options(stream, pub)).Run(t.Context()); !errors.Is(err, broken) {
+		t.Errorf("ended with %v", err)
+	}
+	if !pub.drained || pub.rewound != 0 || pub.durable != 200 {
+		t.Errorf("between two transactions: drained %t, taken back from %d on, durable up to %d", pub.drained, pub.rewound, pub.durable)
+	}
+}
+
 // A change that cannot be mapped ends the pipeline after what was committed before it
 // is published, and without what its own transaction did before.
 func TestRunPublishesWhatIsBeforeARefusedChange(t *testing.T) {

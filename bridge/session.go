@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -258,6 +259,9 @@ func (s *session) run(ctx context.Context) error {
 // step handles the next item.
 func (s *session) step(ctx context.Context) error {
 	item, err := s.stream.Next()
+	if isPermanent(err) {
+		return s.cutOff(ctx, err)
+	}
 	if err != nil {
 		return err
 	}
@@ -405,6 +409,18 @@ func (s *session) refuse(ctx context.Context, err error) error {
 		return fatal{fmt.Errorf("%w\nand not all that was committed before could be published, which the next start does: let it do so before you change the mapping: %w", err, e)}
 	}
 	return fatal{err}
+}
+
+// cutOff ends the session where Postgres cannot go on. What committed before is published first: whoever has the slot
+// moved on behind that place would lose it. Without Redis the next session comes to this place again.
+func (s *session) cutOff(ctx context.Context, err error) error {
+	if s.inside {
+		s.pub.Rewind(s.clock(s.tx.CommitLSN))
+	}
+	s.bridge.status.enter(StateStopping, err)
+	ctx, cancel := context.WithTimeout(ctx, s.bridge.opts.StopTimeout)
+	defer cancel()
+	return cmp.Or(s.pub.Drain(ctx), err)
 }
 
 // newStream is for a stream that first shows itself in the middle of things.

@@ -141,10 +141,14 @@ func (c *checker) server(ctx context.Context) bool {
 		return false
 	}
 	c.version, c.role, c.out.Asked = v.version, v.role, true
-	var name, database string
-	if err := c.conn.QueryRow(ctx, `SELECT current_setting('server_version'), current_database()`).Scan(&name, &database); err != nil {
+	var name, database, encoding string
+	if err := c.conn.QueryRow(ctx, `SELECT current_setting('server_version'), current_database(), current_setting('server_encoding')`).Scan(&name, &database, &encoding); err != nil {
 		c.found("Postgres", err)
 		return false
+	}
+	if encoding == "SQL_ASCII" {
+		c.warn("encoding", fmt.Sprintf("createdb -E UTF8 -T template0 %s_utf8   # and move the data there, each value in UTF-8", database),
+			"database %s is SQL_ASCII, so Postgres does not know what its bytes mean: the first value that is not UTF-8 stops walrill", database)
 	}
 	problems := v.problems()
 	if len(problems) == 0 {

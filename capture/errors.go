@@ -122,6 +122,8 @@ const (
 	codeUndefinedObject       = "42704"
 	codeUndefinedDatabase     = "3D000"
 	codeConfigurationLimit    = "53400"
+	codeNotInRepertoire       = "22021"
+	codeUntranslatable        = "22P05"
 	classAuthorization        = "28"
 )
 
@@ -184,6 +186,18 @@ func setupError(err error, opts *Options) error {
 	case code == codeInsufficientPrivilege:
 		return &SetupError{Problem: "the role in source.url lacks a right", Err: err,
 			Fix: "ALTER ROLE <role> REPLICATION; and for each table: GRANT SELECT ON <table> TO <role>"}
+	}
+	return err
+}
+
+// undecodable gives an error of the walsender its fix when a value is what stops it: it is in the WAL, and asking again is of no use.
+func undecodable(err error, slot string) error {
+	switch pgCode(err) {
+	case codeNotInRepertoire, codeUntranslatable:
+		return &SetupError{Problem: "Postgres cannot send a change: it cannot write a value of it in UTF-8", Err: err,
+			Fix: "mend the value in its table and go on behind the change, in a new epoch: " +
+				fmt.Sprintf("SELECT pg_replication_slot_advance('%s', pg_current_wal_lsn()); then `walrill adopt`, `walrill run`, ", slot) +
+				"and `walrill backfill start TABLE` for each table that was changed meanwhile"}
 	}
 	return err
 }

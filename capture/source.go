@@ -192,7 +192,7 @@ func (s *Source) Open(ctx context.Context) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	stream := &Stream{catalog: catalog, heard: time.Now()}
+	stream := &Stream{slot: s.opts.Slot, catalog: catalog, heard: time.Now()}
 	if err := s.start(ctx, stream); err != nil {
 		_ = catalog.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
 		return nil, err

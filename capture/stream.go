@@ -21,6 +21,7 @@ import (
 // Stream is an open replication connection. One goroutine owns it and calls
 // everything but Wake.
 type Stream struct {
+	slot     string
 	conn     *pgconn.PgConn
 	frames   *frameReader
 	catalog  *pgx.Conn // for the definitions of tables and types
@@ -152,7 +153,7 @@ func (s *Stream) message(kind byte, body []byte) (bool, error) {
 		if err := msg.Decode(body); err != nil {
 			return false, fmt.Errorf("read error of Postgres: %w", err)
 		}
-		return false, pgconn.ErrorResponseToPgError(&msg)
+		return false, undecodable(pgconn.ErrorResponseToPgError(&msg), s.slot)
 	case 'c', 'C', 'Z':
 		return false, errServerEnded
 	case 'N', 'S', 'A':

@@ -117,7 +117,11 @@ func (s *Source) watchOnce(ctx context.Context, conn **pgx.Conn) (SlotState, err
 		}
 		*conn = c
 	}
-	return readSlot(ctx, *conn, s.opts.Slot)
+	state, err := readSlot(ctx, *conn, s.opts.Slot)
+	if err == nil {
+		s.endangered.Store(state.WALStatus == "unreserved" || state.WALStatus == "lost")
+	}
+	return state, err
 }
 
 // ensureSlot makes the slot when it is missing and says whether it did. One

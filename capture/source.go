@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -64,6 +65,8 @@ type Source struct {
 	applied   int        // the last of them whose tables are the publication's; Refresh's
 
 	attached map[[2]uint32]bool // partitions that were warned of, by OID behind their table's; Refresh's
+
+	endangered atomic.Bool // the slot is lost at the next checkpoint, as WatchSlot last saw
 
 	mu         sync.Mutex
 	system     string             // of the last Prepare; guarded by mu
@@ -192,7 +195,7 @@ func (s *Source) Open(ctx context.Context) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	stream := &Stream{slot: s.opts.Slot, catalog: catalog, heard: time.Now()}
+	stream := &Stream{slot: s.opts.Slot, endangered: &s.endangered, catalog: catalog, heard: time.Now()}
 	if err := s.start(ctx, stream); err != nil {
 		_ = catalog.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
 		return nil, err

@@ -22,6 +22,7 @@ import (
 // everything but Wake.
 type Stream struct {
 	slot     string
+	unread   time.Time // since when nothing was read, because the sink is slow; zero when it is not
 	conn     *pgconn.PgConn
 	frames   *frameReader
 	catalog  *pgx.Conn // for the definitions of tables and types
@@ -35,6 +36,8 @@ type Stream struct {
 	patience time.Duration // silence that is no sign of a dead connection: a walsender may be busy
 	checked  time.Time     // when the catalogue's connection was last looked at
 
+	endangered *atomic.Bool // the Source's
+
 	backfills *backfills // nil without a store for them
 	rows      *emission  // of a chunk that is being handed out; else nil
 	begun     bool       // Next was called
@@ -46,6 +49,8 @@ const (
 	// silenceLimit is how many report intervals a server that was asked for
 	// an answer may take for it.
 	silenceLimit = 4
+	// letGoAfter is how long a slot that is about to be lost is held without reading.
+	letGoAfter = 2 * time.Second
 	// checkInterval is how often it is looked whether Postgres is shutting down.
 	checkInterval = time.Second
 )
@@ -120,6 +125,7 @@ func (s *Stream) wait() error {
 	if s.woken.Swap(false) {
 		return nil
 	}
+	s.unread = time.Time{}
 	err := s.frames.fill()
 	switch {
 	case err == nil:
@@ -195,6 +201,14 @@ func (s *Stream) Confirm(lsn change.LSN) {
 // not call Next for a while, because the sink is slow, calls Beat instead.
 func (s *Stream) Beat() error {
 	s.heard = time.Now() // not listening, so silence says nothing
+	if s.unread.IsZero() {
+		s.unread = s.heard
+	}
+	// A checkpoint that removes the slot's WAL waits until the walsender has ended, which tells us so first, and that waits
+	// until we read. Without checkpoints no WAL is removed, whoever's: Postgres's disk fills.
+	if s.endangered.Load() && time.Since(s.unread) > letGoAfter {
+		return fmt.Errorf("slot %s is lost at Postgres's next checkpoint, and nothing is read while the sink takes nothing: letting go of it, since the checkpoint would wait for this connection", s.slot)
+	}
 	return s.beat()
 }
 

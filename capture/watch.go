@@ -18,7 +18,7 @@ func (s *Source) Watch(ctx context.Context) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	stream := &Stream{catalog: catalog, heard: time.Now()}
+	stream := &Stream{endangered: &s.endangered, catalog: catalog, heard: time.Now()}
 	if err := s.watch(ctx, stream); err != nil {
 		_ = catalog.Close(context.WithoutCancel(ctx)) // the error that counts is at hand
 		return nil, err

@@ -195,7 +195,7 @@ func (r *viewRig) write(ctx context.Context, random *rand.Rand) {
 		} else {
 			sql += "COMMIT"
 		}
-		_, err := conn.PgConn().Exec(ctx, sql).ReadAll()
+		_, err := conn.PgConn().Exec(context.WithoutCancel(ctx), sql).ReadAll() // or its commit is on its way yet when the views are compared
 		var refused *pgconn.PgError
 		switch {
 		case ctx.Err() != nil:

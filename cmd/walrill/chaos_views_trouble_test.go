@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -115,7 +116,9 @@ func TestViewsLargeTransaction(t *testing.T) {
 		"UPDATE big SET amount = amount + 1 WHERE id > 0",
 		"DELETE FROM big WHERE id > 0")
 	lsn := harness.Value(t, r.source, "SELECT pg_current_wal_lsn()")
-	harness.Exec(t, r.store, fmt.Sprintf("SELECT walrill.wait('parts', '%s', '240s')", lsn))
+	harness.Eventually(t, 4*time.Minute, "the view has all of it", func() bool {
+		return harness.Try(r.store, fmt.Sprintf("SELECT walrill.wait('parts', '%s', '20s')", lsn)) == nil
+	})
 	cancel()
 	r.work.Wait()
 	allowed := map[string]bool{"1 0 1 0": true, fmt.Sprintf("%d %d %[1]d %[2]d", rows+1, rows): true, fmt.Sprintf("%d %d %[1]d %[2]d", rows+1, 2*rows): true}

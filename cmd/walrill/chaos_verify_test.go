@@ -77,6 +77,9 @@ func TestVerifyUnderLoad(t *testing.T) {
 				}
 			}
 			r.begin()
+			harness.Eventually(t, 2*patience, "every view has rows", func() bool {
+				return harness.Value(t, r.store, "SELECT EXISTS (SELECT FROM lines) AND EXISTS (SELECT FROM purses)") == "t"
+			})
 			runs, unjudged := 0, 0
 			for ; r.goesOn(); runs++ {
 				list := r.verify("--chunk", fmt.Sprint(5+r.rand.IntN(60)))

@@ -518,11 +518,7 @@ func TestIdleConnection(t *testing.T) {
 func TestGoneWhileIdle(t *testing.T) {
 	noLeaks(t)
 	r := harness.NewRedis(t, harness.RedisOptions{})
-	proxy, err := harness.NewProxy(r.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { proxy.Close() })
+	proxy := harness.StartProxy(t, r.Addr())
 	s := newScript("orders", 20, 1)
 	l := newLoop(t, Options{URL: "redis://" + proxy.Addr()})
 	l.p.pingAfter = 10 * time.Millisecond
@@ -545,11 +541,7 @@ func TestGoneWhileIdle(t *testing.T) {
 func TestStall(t *testing.T) {
 	noLeaks(t)
 	r := harness.NewRedis(t, harness.RedisOptions{})
-	proxy, err := harness.NewProxy(r.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { proxy.Close() })
+	proxy := harness.StartProxy(t, r.Addr())
 	s := newScript("orders", 100, 1)
 	l := start(t, Options{URL: "redis://" + proxy.Addr() + "?read_timeout=50ms"}, s.stream)
 	l.play(s, 0, 30)
